@@ -1,0 +1,354 @@
+//! /etc, /var, /sysroot and the transient root around a sealed root, in a tree that nothing else can see.
+//!
+//! Every overlay takes its lower layer from the sealed root and never from another overlay on top of it: the kernel
+//! stacks two levels, and the sealed root is one.
+
+use std::fmt;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::fs::{Gid, Mode, StatVfsMountFlags, Uid};
+use rustix::io::Errno;
+use rustix::mount::MountAttrFlags;
+use thiserror::Error;
+
+use crate::cmdline::RequestedImage;
+use crate::config::{MountFlag, StateMount, SysrootMount};
+use crate::lookup::{self, Links, LookupError};
+use crate::mount::context::FsContext;
+use crate::mount::root::{DetachedRoot, INERT, PhysicalRoot, sealed_source};
+use crate::mount::workbench::{Workbench, WorkbenchError};
+use crate::mount::{FsError, KernelFeatures, attach, clone_tree, overlay, tmpfs};
+use crate::policy::Settings;
+use crate::sys::mount_attr;
+
+/// The new root with everything in it, ready to replace /sysroot.
+#[derive(Debug)]
+pub struct AssembledRoot {
+    mount: OwnedFd,
+    requested: RequestedImage,
+    source: String,
+}
+
+impl AssembledRoot {
+    /// The image that the root was made from.
+    pub fn requested(&self) -> &RequestedImage {
+        &self.requested
+    }
+
+    /// The source of the root's mount, as `findmnt` shows it.
+    pub fn source(&self) -> &str {
+        &self.source
+    }
+}
+
+impl AsFd for AssembledRoot {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.mount.as_fd()
+    }
+}
+
+/// Why the new root could not be put together.
+#[derive(Debug, Error)]
+pub enum AssembleError {
+    /// A directory of the sealed root.
+    #[error("sealed root: '/{name}'")]
+    MountPoint {
+        /// Its name.
+        name: &'static str,
+        /// Why it cannot be used.
+        #[source]
+        reason: LookupError,
+    },
+    /// A directory that keeps state on the physical root.
+    #[error("state directory '{name}'")]
+    State {
+        /// Its path on the physical root.
+        name: String,
+        /// Why it cannot be used.
+        #[source]
+        reason: LookupError,
+    },
+    /// An upper layer that would change who may do what in the sealed directory.
+    #[error("state directory '{name}': expected owner and mode {expected}, found {found}")]
+    Upper {
+        /// Its path on the physical root.
+        name: String,
+        /// Owner and mode that it must have.
+        expected: String,
+        /// Owner and mode that it has.
+        found: String,
+    },
+    /// The physical root could not be made writable.
+    #[error("physical root: expected to be writable for the configured state")]
+    ReadWrite(#[source] FsError),
+    /// A filesystem could not be mounted.
+    #[error("'/{name}'")]
+    Filesystem {
+        /// Where it was to be mounted.
+        name: &'static str,
+        /// Why.
+        #[source]
+        reason: FsError,
+    },
+    /// A place to work in.
+    #[error(transparent)]
+    Workbench(#[from] WorkbenchError),
+    /// Another system call.
+    #[error("{subject}")]
+    Kernel {
+        /// What was tried.
+        subject: &'static str,
+        /// The kernel's reason.
+        #[source]
+        reason: Errno,
+    },
+}
+
+/// What the assembly works with.
+struct Assembly<'a> {
+    sealed: &'a DetachedRoot,
+    physical: &'a PhysicalRoot,
+    workbench: &'a Workbench,
+    features: &'a mut KernelFeatures,
+}
+
+/// A directory that is to be writable, or not.
+struct StateDirectory {
+    name: &'static str,
+    mount: StateMount,
+    attributes: MountAttrFlags,
+}
+
+/// The directories of the root that [`assemble`] will mount something on.
+pub fn mount_points(settings: &Settings) -> Vec<&'static str> {
+    [
+        ("etc", *settings.etc.value() != StateMount::None),
+        ("var", *settings.var.value() != StateMount::None),
+        ("sysroot", *settings.sysroot.value() != SysrootMount::None),
+    ]
+    .into_iter()
+    .filter_map(|(name, needed)| needed.then_some(name))
+    .collect()
+}
+
+/// Puts the new root together.
+pub fn assemble(
+    sealed: DetachedRoot,
+    physical: &PhysicalRoot,
+    settings: &Settings,
+    workbench: &Workbench,
+    features: &mut KernelFeatures,
+) -> Result<AssembledRoot, AssembleError> {
+    let sysroot = *settings.sysroot.value();
+    let directories = [
+        StateDirectory {
+            name: "etc",
+            mount: *settings.etc.value(),
+            attributes: mount_attributes(settings.etc_flags.value()),
+        },
+        StateDirectory {
+            name: "var",
+            mount: *settings.var.value(),
+            attributes: mount_attributes(settings.var_flags.value()),
+        },
+    ];
+    let persistent = |directory: &StateDirectory| matches!(directory.mount, StateMount::Overlay | StateMount::Bind);
+    if sysroot == SysrootMount::Writable || directories.iter().any(persistent) {
+        make_writable(physical)?;
+    }
+    let mut assembly = Assembly { sealed: &sealed, physical, workbench, features };
+    let mut source = sealed_source(sealed.requested());
+    let transient = if *settings.transient_root.value() {
+        source = format!("transient:composefs={}", sealed.requested().digest().to_hex());
+        Some(assembly.transient_overlay("", &source, MountAttrFlags::empty())?)
+    } else {
+        None
+    };
+    let mounts = directories
+        .iter()
+        .map(|directory| Ok((directory.name, assembly.state_mount(directory)?)))
+        .collect::<Result<Vec<_>, AssembleError>>()?;
+    let root = transient.as_ref().map_or(sealed.as_fd(), AsFd::as_fd);
+    for (name, mount) in &mounts {
+        if let Some(mount) = mount {
+            attach(mount, root, name).map_err(|reason| AssembleError::MountPoint { name, reason })?;
+        }
+    }
+    attach_physical(physical, root, sysroot)?;
+    let requested = sealed.requested().clone();
+    let mount = match transient {
+        Some(mount) => mount,
+        None => sealed.into_mount(),
+    };
+    Ok(AssembledRoot { mount, requested, source })
+}
+
+fn attach_physical(physical: &PhysicalRoot, root: BorrowedFd<'_>, mount: SysrootMount) -> Result<(), AssembleError> {
+    match mount {
+        SysrootMount::None => return Ok(()),
+        SysrootMount::ReadOnly => {}
+        SysrootMount::Writable => {
+            mount_attr::make_private(physical.copy(), INERT, MountAttrFlags::MOUNT_ATTR_RDONLY)
+                .map_err(|reason| AssembleError::Kernel { subject: "'/sysroot': make writable", reason })?;
+        }
+    }
+    attach(physical.copy(), root, "sysroot").map_err(|reason| AssembleError::MountPoint { name: "sysroot", reason })
+}
+
+/// Clears read-only from the superblock where the physical root was mounted so; the private copies decide for
+/// themselves.
+fn make_writable(physical: &PhysicalRoot) -> Result<(), AssembleError> {
+    let found = rustix::fs::fstatvfs(physical.mounted())
+        .map_err(|reason| AssembleError::Kernel { subject: "physical root: statvfs", reason })?;
+    if !found.f_flag.contains(StatVfsMountFlags::RDONLY) {
+        return Ok(());
+    }
+    let context = FsContext::pick("physical root", physical.mounted()).map_err(AssembleError::ReadWrite)?;
+    context.set_flag("rw").and_then(|()| context.reconfigure()).map_err(AssembleError::ReadWrite)
+}
+
+impl Assembly<'_> {
+    /// The mount that goes to one directory of the new root, if any.
+    fn state_mount(&mut self, directory: &StateDirectory) -> Result<Option<OwnedFd>, AssembleError> {
+        match directory.mount {
+            StateMount::None => Ok(None),
+            StateMount::Bind => self.state_clone(directory).map(|(_, clone)| Some(clone)),
+            StateMount::Transient => {
+                self.transient_overlay(directory.name, "transient", directory.attributes).map(Some)
+            }
+            StateMount::Overlay => self.persistent_overlay(directory).map(Some),
+        }
+    }
+
+    /// A private copy of the mount of a state directory, writable, with its path on the physical root.
+    ///
+    /// Looked up from the physical root's directory: `var` may be a link to a directory that deployments share, and a
+    /// link out of the physical root must not lead anywhere.
+    fn state_clone(&self, directory: &StateDirectory) -> Result<(String, OwnedFd), AssembleError> {
+        let name = format!("state/deploy/{}/{}", self.sealed.requested().digest().to_hex(), directory.name);
+        let state = match lookup::directory(self.physical.mounted(), &name, Links::Beneath) {
+            Ok(state) => state,
+            Err(reason) => return Err(AssembleError::State { name, reason }),
+        };
+        match clone_tree(state, directory.attributes, MountAttrFlags::MOUNT_ATTR_RDONLY) {
+            Ok(clone) => Ok((name, clone)),
+            Err(reason) => Err(AssembleError::State { name, reason: reason.into() }),
+        }
+    }
+
+    /// An overlay whose changes stay on the physical root.
+    fn persistent_overlay(&mut self, directory: &StateDirectory) -> Result<OwnedFd, AssembleError> {
+        let lower = self.sealed_directory(directory.name)?;
+        let (name, state) = self.state_clone(directory)?;
+        self.workbench.hold(&state, held_name(directory.name))?;
+        let like = Ownership::of(&lower)
+            .map_err(|reason| AssembleError::MountPoint { name: directory.name, reason: reason.into() })?;
+        let upper = layer(&state, &name, "upper", like)?;
+        let work = layer(&state, &name, "work", Ownership { mode: 0o700, ..like })?;
+        let layers = self.features.layers();
+        overlay::writable("overlay", lower, upper, work, directory.attributes, layers)
+            .map_err(|reason| AssembleError::Filesystem { name: directory.name, reason })
+    }
+
+    /// An overlay whose changes are gone at reboot, over a directory of the sealed root or (`""`) over all of it.
+    fn transient_overlay(
+        &mut self,
+        name: &'static str,
+        source: &str,
+        attributes: MountAttrFlags,
+    ) -> Result<OwnedFd, AssembleError> {
+        let failed = |reason| AssembleError::Filesystem { name, reason };
+        let unreadable = |reason: Errno| AssembleError::MountPoint { name, reason: reason.into() };
+        let lower = if name.is_empty() {
+            self.sealed
+                .as_fd()
+                .try_clone_to_owned()
+                .map_err(|error| unreadable(Errno::from_io_error(&error).unwrap_or(Errno::IO)))?
+        } else {
+            self.sealed_directory(name)?
+        };
+        let like = Ownership::of(&lower).map_err(unreadable)?;
+        let state = tmpfs("0755", attributes).map_err(failed)?;
+        self.workbench.hold(&state, held_name(name))?;
+        let upper = layer(&state, "tmpfs", "upper", like)?;
+        let work = layer(&state, "tmpfs", "work", Ownership { mode: 0o700, ..like })?;
+        let mount =
+            overlay::writable(source, lower, upper, work, attributes, self.features.layers()).map_err(failed)?;
+        if name.is_empty() {
+            self.workbench.hold(&mount, "transient")?;
+        }
+        Ok(mount)
+    }
+
+    fn sealed_directory(&self, name: &'static str) -> Result<OwnedFd, AssembleError> {
+        lookup::directory(self.sealed, name, Links::Refused)
+            .map_err(|reason| AssembleError::MountPoint { name, reason })
+    }
+}
+
+/// The name on the workbench of what is below the writable layers of a directory.
+fn held_name(directory: &str) -> &'static str {
+    match directory {
+        "etc" => "etc-state",
+        "var" => "var-state",
+        _ => "root-state",
+    }
+}
+
+/// Who owns a directory, and its permission bits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Ownership {
+    user: u32,
+    group: u32,
+    mode: u32,
+}
+
+impl Ownership {
+    fn of(directory: impl AsFd) -> Result<Self, Errno> {
+        let stat = rustix::fs::fstat(directory)?;
+        Ok(Self { user: stat.st_uid, group: stat.st_gid, mode: stat.st_mode & 0o7777 })
+    }
+}
+
+/// `0:0 0755`
+impl fmt::Display for Ownership {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{} {:04o}", self.user, self.group, self.mode)
+    }
+}
+
+/// An upper or work directory with the ownership `expected`; made where it is missing.
+fn layer(state: &OwnedFd, parent: &str, name: &str, expected: Ownership) -> Result<OwnedFd, AssembleError> {
+    let path = || format!("{parent}/{name}");
+    let failed = |reason: LookupError| AssembleError::State { name: path(), reason };
+    let made = match rustix::fs::mkdirat(state, name, Mode::RWXU) {
+        Ok(()) => true,
+        Err(Errno::EXIST) => false,
+        Err(reason) => return Err(failed(reason.into())),
+    };
+    let fd = lookup::directory(state, name, Links::Refused).map_err(failed)?;
+    if made {
+        let (user, group) = (Uid::from_raw(expected.user), Gid::from_raw(expected.group));
+        let by_path = lookup::proc_path(&fd);
+        rustix::fs::chown(&by_path, Some(user), Some(group))
+            .and_then(|()| rustix::fs::chmod(&by_path, Mode::from_raw_mode(expected.mode)))
+            .map_err(|reason| failed(reason.into()))?;
+    }
+    let found = Ownership::of(&fd).map_err(|reason| failed(reason.into()))?;
+    if found != expected {
+        let (expected, found) = (expected.to_string(), found.to_string());
+        return Err(AssembleError::Upper { name: path(), expected, found });
+    }
+    Ok(fd)
+}
+
+fn mount_attributes(flags: &[MountFlag]) -> MountAttrFlags {
+    flags.iter().fold(MountAttrFlags::empty(), |attributes, flag| {
+        attributes
+            | match flag {
+                MountFlag::Nosuid => MountAttrFlags::MOUNT_ATTR_NOSUID,
+                MountFlag::Nodev => MountAttrFlags::MOUNT_ATTR_NODEV,
+                MountFlag::Noexec => MountAttrFlags::MOUNT_ATTR_NOEXEC,
+            }
+    })
+}

@@ -1,0 +1,286 @@
+//! The order of the steps, for each command of the boot program, and what a refusal does.
+
+use std::error::Error;
+use std::fmt;
+use std::path::Path;
+use std::time::Instant;
+
+use serde::Serialize;
+use thiserror::Error;
+
+use crate::assemble::{self, assemble};
+use crate::cmdline::CommandLine;
+use crate::config::{Check, KargPolicy};
+use crate::image::{self, ReadAhead};
+use crate::inputs;
+use crate::mount::KernelFeatures;
+use crate::mount::root::PhysicalRoot;
+use crate::mount::workbench::Workbench;
+use crate::policy::{self, Decision, Policy, Settings};
+use crate::prove::prove;
+use crate::report::{CheckRecord, EarlierReport, Report, Verdict};
+use crate::repository::Repository;
+use crate::verify::verify;
+use crate::{mount, openings, place, privileges, report, tree};
+
+/// The start of the one line that says why a boot is refused.
+pub const REFUSED: &str = "boot refused";
+/// The start of the line that says that the sealed root is in place.
+pub const IN_PLACE: &str = "sealed root in place";
+
+/// The steps of a boot, as messages and the report name them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+#[allow(missing_docs, reason = "each is a step of the crate's flow")]
+pub enum Stage {
+    Privileges,
+    Ask,
+    Find,
+    Measure,
+    LookInside,
+    Mount,
+    Assemble,
+    Prove,
+    Replace,
+    Gate,
+    Earlier,
+}
+
+impl fmt::Display for Stage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Privileges => "privileges",
+            Self::Ask => "ask",
+            Self::Find => "find",
+            Self::Measure => "measure",
+            Self::LookInside => "look inside",
+            Self::Mount => "mount",
+            Self::Assemble => "assemble",
+            Self::Prove => "prove",
+            Self::Replace => "replace",
+            Self::Gate => "gate",
+            Self::Earlier => "earlier run",
+        })
+    }
+}
+
+/// Why a boot is refused: the step, and what went wrong in it.
+#[derive(Debug, Error)]
+#[error("{stage}")]
+pub struct BootError {
+    stage: Stage,
+    #[source]
+    reason: Box<dyn Error + Send + Sync>,
+}
+
+/// What no other module's error says.
+#[derive(Debug, Error)]
+enum Refusal {
+    #[error("the boot was refused before: {reason}")]
+    Before { reason: String },
+    #[error("no report of a sealed root: the boot program did not run, or did not finish")]
+    NoReport,
+    #[error("expected a sealed root, found a report that none was asked for")]
+    NotSealed,
+    #[error("sealroot.service ended with '{result}'")]
+    Service { result: String },
+}
+
+/// Names the stage of an error.
+trait At<T> {
+    fn at(self, stage: Stage) -> Result<T, BootError>;
+}
+
+impl<T, E: Into<Box<dyn Error + Send + Sync>>> At<T> for Result<T, E> {
+    fn at(self, stage: Stage) -> Result<T, BootError> {
+        self.map_err(|reason| BootError { stage, reason: reason.into() })
+    }
+}
+
+/// Times the stages for the report.
+struct Clock(Instant);
+
+impl Clock {
+    fn lap(&mut self, report: &mut Report, stage: Stage) {
+        let now = Instant::now();
+        let microseconds = u64::try_from(now.duration_since(self.0).as_micros()).unwrap_or(u64::MAX);
+        report.checked(CheckRecord::new(stage, microseconds));
+        self.0 = now;
+    }
+}
+
+/// `mount`: puts the sealed root at `sysroot`, or refuses.
+///
+/// # Errors
+/// The boot is refused: nothing is mounted at `sysroot` any more, the report says why, and so does the log.
+pub fn mount(sysroot: &Path) -> Result<(), BootError> {
+    let mut report = Report::default();
+    mount_sealed(sysroot, &mut report).inspect_err(|error| refuse(sysroot, &mut report, error))
+}
+
+/// `gate`: looks whether what stands at `sysroot` is still what `mount` left there.
+///
+/// # Errors
+/// As for [`mount`].
+pub fn gate(sysroot: &Path) -> Result<(), BootError> {
+    look_again(sysroot).inspect_err(|error| refuse(sysroot, &mut Report::default(), error))
+}
+
+/// `refused`: carries out what the configuration says about failures, for a run that could not do so itself.
+///
+/// `result` is systemd's word for how that run ended.
+///
+/// # Errors
+/// Always: the boot is refused.
+pub fn refused(sysroot: &Path, result: Option<String>) -> BootError {
+    let reason = match EarlierReport::read() {
+        Ok(Some(earlier)) if earlier.verdict() == Verdict::Refused => {
+            Refusal::Before { reason: earlier.reason().into() }
+        }
+        _ => Refusal::Service { result: result.unwrap_or_else(|| "no result".into()) },
+    };
+    let error = BootError { stage: Stage::Earlier, reason: reason.into() };
+    refuse(sysroot, &mut Report::default(), &error);
+    error
+}
+
+fn mount_sealed(sysroot: &Path, report: &mut Report) -> Result<(), BootError> {
+    let mut clock = Clock(Instant::now());
+    privileges::drop_unneeded().at(Stage::Privileges)?;
+    if let Some(earlier) = EarlierReport::read().at(Stage::Earlier)? {
+        match earlier.verdict() {
+            Verdict::Refused => return Err(Refusal::Before { reason: earlier.reason().into() }).at(Stage::Earlier),
+            Verdict::Sealed if is_in_place(sysroot, &earlier) => {
+                tree::compare(sysroot, earlier.mounts()).at(Stage::Earlier)?;
+                log::info!("{IN_PLACE} already at '{}'", sysroot.display());
+                return Ok(());
+            }
+            Verdict::Sealed | Verdict::NotRequested => {}
+        }
+    }
+    let command_line = inputs::command_line().at(Stage::Ask)?;
+    let (ours, theirs) = inputs::configs().at(Stage::Ask)?;
+    let settings = Settings::resolve(ours, theirs, &command_line);
+    let secure_boot = inputs::secure_boot().at(Stage::Ask)?;
+    let open = openings::find(&command_line, *settings.etc.value(), inputs::lockdown());
+    report.decided(settings.clone(), secure_boot, open.clone());
+    let policy = match policy::decide(&command_line, settings, secure_boot).at(Stage::Ask)? {
+        Decision::Seal(policy) => policy,
+        Decision::NothingToDo(_) => {
+            report.not_requested();
+            report.write().at(Stage::Ask)?;
+            log::info!("no composefs karg and policy.karg = \"optional\": nothing to do");
+            return Ok(());
+        }
+    };
+    clock.lap(report, Stage::Ask);
+    let proven = build(sysroot, &policy, report, &mut clock, &command_line)?;
+    report.write().at(Stage::Replace)?;
+    warn_of_openings(&open);
+    log::info!("{IN_PLACE} at '{}': {proven}", sysroot.display());
+    Ok(())
+}
+
+/// The flow of the crate, from the disk to /sysroot. Gives back the source of the new root.
+fn build(
+    sysroot: &Path,
+    policy: &Policy,
+    report: &mut Report,
+    clock: &mut Clock,
+    command_line: &CommandLine,
+) -> Result<String, BootError> {
+    let settings = policy.settings();
+    let mounted = place::open_physical_root(sysroot).at(Stage::Find)?;
+    let found = Repository::open(&mounted).and_then(|repository| repository.find(policy.images())).at(Stage::Find)?;
+    report.found(found.requested());
+    clock.lap(report, Stage::Find);
+    let verified = verify(found).at(Stage::Measure)?;
+    clock.lap(report, Stage::Measure);
+    let read_ahead = match settings.check.value() {
+        Check::Digest => ReadAhead::Headers,
+        Check::Image | Check::Objects | Check::Data => ReadAhead::Everything,
+    };
+    let inspected = image::inspect(verified, read_ahead, &assemble::mount_points(settings)).at(Stage::LookInside)?;
+    clock.lap(report, Stage::LookInside);
+    if let Err(error) = place::link_volatile_root(&mounted) {
+        log::warn!("{}, ignoring", chain(&error));
+    }
+    report::create_directory().at(Stage::Mount)?;
+    let mut features = KernelFeatures::default();
+    let workbench = Workbench::new().at(Stage::Mount)?;
+    let physical = PhysicalRoot::new(mounted, &workbench).at(Stage::Mount)?;
+    let detached = mount::root::mount(inspected, &physical, &workbench, &mut features).at(Stage::Mount)?;
+    clock.lap(report, Stage::Mount);
+    let assembled = assemble(detached, &physical, settings, &workbench, &mut features).at(Stage::Assemble)?;
+    report.kernel(features);
+    clock.lap(report, Stage::Assemble);
+    let proven = prove(assembled, command_line).at(Stage::Prove)?;
+    clock.lap(report, Stage::Prove);
+    place::place(&proven, sysroot, workbench).at(Stage::Replace)?;
+    let mounts = tree::record(sysroot).at(Stage::Replace)?;
+    clock.lap(report, Stage::Replace);
+    report.sealed(proven.init(), mounts);
+    Ok(proven.root().source().into())
+}
+
+/// The mount at `sysroot` is the one that an earlier run reported. Another one, after a restart of sysroot.mount, is
+/// a new physical root: it gets all the checks.
+fn is_in_place(sysroot: &Path, earlier: &EarlierReport) -> bool {
+    match (tree::root_id(sysroot), earlier.mounts().first()) {
+        (Ok(id), Some(root)) => id == root.id(),
+        _ => false,
+    }
+}
+
+fn look_again(sysroot: &Path) -> Result<(), BootError> {
+    privileges::drop_unneeded().at(Stage::Privileges)?;
+    let earlier = EarlierReport::read().at(Stage::Gate)?.ok_or(Refusal::NoReport).at(Stage::Gate)?;
+    match earlier.verdict() {
+        Verdict::Sealed => tree::compare(sysroot, earlier.mounts()).at(Stage::Gate),
+        Verdict::Refused => Err(Refusal::Before { reason: earlier.reason().into() }).at(Stage::Gate),
+        Verdict::NotRequested => {
+            // The report alone does not open the gate: what it says must follow from the inputs once more.
+            let command_line = inputs::command_line().at(Stage::Gate)?;
+            let (ours, theirs) = inputs::configs().at(Stage::Gate)?;
+            let settings = Settings::resolve(ours, theirs, &command_line);
+            let optional = *settings.karg.value() == KargPolicy::Optional;
+            let secure_boot = inputs::secure_boot().at(Stage::Gate)?;
+            match policy::decide(&command_line, settings, secure_boot).at(Stage::Gate)? {
+                Decision::NothingToDo(_) if optional => Ok(()),
+                _ => Err(Refusal::NotSealed).at(Stage::Gate),
+            }
+        }
+    }
+}
+
+fn warn_of_openings(openings: &[openings::Opening]) {
+    if !openings.is_empty() {
+        let remedies: Vec<_> = openings.iter().map(|opening| opening.remedy()).collect();
+        log::warn!("the kernel command line leaves ways around the seal open, missing: {}", remedies.join(" "));
+    }
+}
+
+/// Takes away what could be booted, leaves the reason where it will be looked for, and says it last.
+fn refuse(sysroot: &Path, report: &mut Report, error: &BootError) {
+    let reason = chain(error);
+    if let Err(error) = mount::detach_all(sysroot) {
+        log::error!("'{}': could not be detached: {error}", sysroot.display());
+    }
+    report.refused(&reason);
+    if let Err(error) = report.write() {
+        log::error!("{}", chain(&error));
+    }
+    log::error!("{REFUSED}: {reason}");
+}
+
+/// An error and its causes, from the outside in.
+fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}

@@ -1,0 +1,401 @@
+//! The kernel command line: bytes in, the images it asks for out.
+//!
+//! Split as the kernel splits it (`next_arg()` in `lib/cmdline.c`): white space outside double quotes ends an
+//! argument, quotes around an argument or a value are taken off, nothing is an escape. The arguments behind `--` are
+//! looked at like all others, because a program that reads `/proc/cmdline` sees them.
+
+use std::{fmt, str};
+
+use thiserror::Error;
+
+use crate::digest::{Algorithm, DigestError, ImageDigest};
+
+/// The karg of an image in format v2 whose algorithm follows from the length of the digest.
+const KARG_V2: &str = "composefs";
+/// The karg that says format, algorithm and block size.
+const KARG_DIGEST: &str = "composefs.digest";
+
+/// One argument, `key` or `key=value`, without the quotes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Argument {
+    key: Vec<u8>,
+    value: Option<Vec<u8>>,
+}
+
+/// A command line, split.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CommandLine(Vec<Argument>);
+
+impl CommandLine {
+    /// Splits the content of `/proc/cmdline`. Nothing is refused here: what an argument means is its reader's matter.
+    pub fn split(text: &[u8]) -> Self {
+        let mut quoted = false;
+        Self(
+            text.split(|byte| {
+                quoted ^= *byte == b'"';
+                !quoted && is_space(*byte)
+            })
+            .filter(|argument| !argument.is_empty())
+            .map(Argument::new)
+            .collect(),
+        )
+    }
+
+    /// The values of every argument with this key, in order; an argument without `=` has none.
+    pub fn values<'a>(&'a self, key: &'a str) -> impl DoubleEndedIterator<Item = Option<&'a [u8]>> {
+        self.0.iter().filter(move |argument| argument.key == key.as_bytes()).map(|argument| argument.value.as_deref())
+    }
+
+    /// The value of the last argument with this key that has one, which is the one that systemd uses.
+    pub fn last_value<'a>(&'a self, key: &'a str) -> Option<&'a [u8]> {
+        self.values(key).flatten().next_back()
+    }
+}
+
+impl Argument {
+    fn new(text: &[u8]) -> Self {
+        // A quote at the start belongs to the whole argument, a quote behind the `=` to the value.
+        let text = match text.strip_prefix(b"\"") {
+            Some(rest) => rest.strip_suffix(b"\"").unwrap_or(rest),
+            None => text,
+        };
+        let Some(equals) = text.iter().position(|byte| *byte == b'=') else {
+            return Self { key: text.to_vec(), value: None };
+        };
+        let (key, value) = text.split_at(equals);
+        let value = value.get(1..).unwrap_or_default();
+        let value = match value.strip_prefix(b"\"") {
+            Some(rest) => rest.strip_suffix(b"\"").unwrap_or(rest),
+            None => value,
+        };
+        Self { key: key.to_vec(), value: Some(value.to_vec()) }
+    }
+}
+
+/// The kernel's `isspace()`, which takes the no-break space of Latin-1 along.
+fn is_space(byte: u8) -> bool {
+    matches!(byte, b'\t'..=b'\r' | b' ' | 0xa0)
+}
+
+/// The format of a composefs image, as a karg names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FormatVersion {
+    /// What C mkcomposefs writes too.
+    V1,
+    /// The first format of composefs-rs.
+    V2,
+}
+
+impl FormatVersion {
+    /// The name that kargs and messages use.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::V1 => "v1",
+            Self::V2 => "v2",
+        }
+    }
+}
+
+/// An image that the command line asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RequestedImage {
+    karg: &'static str,
+    format: FormatVersion,
+    digest: ImageDigest,
+}
+
+/// Format and digest: `v1 sha512:<hex>`.
+impl fmt::Display for RequestedImage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.format.name(), self.digest)
+    }
+}
+
+impl RequestedImage {
+    /// The key of the karg that asked.
+    pub fn karg(&self) -> &'static str {
+        self.karg
+    }
+
+    /// The format that the image must have.
+    pub fn format(&self) -> FormatVersion {
+        self.format
+    }
+
+    /// The digest that the image must have, and its name in the repository.
+    pub fn digest(&self) -> ImageDigest {
+        self.digest
+    }
+}
+
+/// What a command line asks of sealroot: one root, in one format or in two.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BootRequest {
+    images: Vec<RequestedImage>,
+    verification: RequestedVerification,
+}
+
+/// Whether the kargs ask for verification or for "verify if you can".
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RequestedVerification {
+    /// No `?`: the image must be verified.
+    Required,
+    /// A `?` behind the `=`.
+    Optional,
+}
+
+impl BootRequest {
+    /// The images asked for, in the command line's order; empty where there is no karg.
+    pub fn images(&self) -> &[RequestedImage] {
+        &self.images
+    }
+
+    /// Whether verification was asked for.
+    pub fn verification(&self) -> RequestedVerification {
+        self.verification
+    }
+}
+
+/// Why a command line is refused.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum CmdlineError {
+    /// A karg without a value.
+    #[error("karg '{karg}': expected a digest, found no value")]
+    NoValue {
+        /// The karg's key.
+        karg: &'static str,
+    },
+    /// A value that is not of the karg's form.
+    #[error("karg '{karg}': expected {expected}, found '{found}'")]
+    Form {
+        /// The karg's key.
+        karg: &'static str,
+        /// The form that was expected.
+        expected: &'static str,
+        /// The value, or the part of it that is wrong, made printable.
+        found: String,
+    },
+    /// A digest that is none.
+    #[error("karg '{karg}': {reason}")]
+    Digest {
+        /// The karg's key.
+        karg: &'static str,
+        /// What is wrong with it.
+        reason: DigestError,
+    },
+    /// One karg, two digests.
+    #[error("karg '{karg}': expected one image, found {first} and {second}")]
+    Contradiction {
+        /// The karg's key.
+        karg: &'static str,
+        /// What the first asks for.
+        first: String,
+        /// What a later one asks for.
+        second: String,
+    },
+    /// `?` with one karg and not with another.
+    #[error("karg '{karg}': expected '?' with every composefs karg or with none, found both")]
+    MixedVerification {
+        /// The key of the karg that differs from those before it.
+        karg: &'static str,
+    },
+}
+
+impl TryFrom<&CommandLine> for BootRequest {
+    type Error = CmdlineError;
+
+    fn try_from(command_line: &CommandLine) -> Result<Self, CmdlineError> {
+        let mut images: Vec<RequestedImage> = Vec::new();
+        let mut verification = None;
+        for argument in &command_line.0 {
+            let karg = match argument.key.as_slice() {
+                key if key == KARG_V2.as_bytes() => KARG_V2,
+                key if key == KARG_DIGEST.as_bytes() => KARG_DIGEST,
+                _ => continue,
+            };
+            let (image, asked) = parse_karg(karg, argument.value.as_deref())?;
+            if *verification.get_or_insert(asked) != asked {
+                return Err(CmdlineError::MixedVerification { karg });
+            }
+            match images.iter().find(|known| known.karg == karg) {
+                None => images.push(image),
+                Some(known) if *known == image => {}
+                Some(known) => {
+                    return Err(CmdlineError::Contradiction {
+                        karg,
+                        first: known.to_string(),
+                        second: image.to_string(),
+                    });
+                }
+            }
+        }
+        Ok(Self { images, verification: verification.unwrap_or(RequestedVerification::Required) })
+    }
+}
+
+fn parse_karg(
+    karg: &'static str,
+    value: Option<&[u8]>,
+) -> Result<(RequestedImage, RequestedVerification), CmdlineError> {
+    let form = |expected, found: &[u8]| CmdlineError::Form { karg, expected, found: found.escape_ascii().to_string() };
+    let value = value.filter(|value| !value.is_empty()).ok_or(CmdlineError::NoValue { karg })?;
+    let text = str::from_utf8(value).map_err(|_| form("ASCII", value))?;
+    let (text, verification) = match text.strip_prefix('?') {
+        Some(rest) => (rest, RequestedVerification::Optional),
+        None => (text, RequestedVerification::Required),
+    };
+    let bad_digest = |reason| CmdlineError::Digest { karg, reason };
+    if karg == KARG_V2 {
+        let digest = text.parse().map_err(bad_digest)?;
+        return Ok((RequestedImage { karg, format: FormatVersion::V2, digest }, verification));
+    }
+    let (description, hex) =
+        text.split_once(':').ok_or_else(|| form("'<format>-<algorithm>-<log2 of the block size>:<digest>'", value))?;
+    let mut parts = description.split('-');
+    let (Some(format), Some(algorithm), Some(block_size), None) =
+        (parts.next(), parts.next(), parts.next(), parts.next())
+    else {
+        return Err(form("'<format>-<algorithm>-<log2 of the block size>' before ':'", description.as_bytes()));
+    };
+    let format = match format {
+        "v1" => FormatVersion::V1,
+        "v2" => FormatVersion::V2,
+        _ => return Err(form("format 'v1' or 'v2'", format.as_bytes())),
+    };
+    let algorithm = match algorithm {
+        "sha256" => Algorithm::Sha256,
+        "sha512" => Algorithm::Sha512,
+        _ => return Err(form("algorithm 'sha256' or 'sha512'", algorithm.as_bytes())),
+    };
+    if block_size != "12" {
+        return Err(form("'12' as log2 of the block size", block_size.as_bytes()));
+    }
+    let digest = ImageDigest::parse(algorithm, hex).map_err(bad_digest)?;
+    Ok((RequestedImage { karg, format, digest }, verification))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(text: &str) -> Result<BootRequest, CmdlineError> {
+        BootRequest::try_from(&CommandLine::split(text.as_bytes()))
+    }
+
+    #[test]
+    fn splits_as_the_kernel_does() {
+        let line = CommandLine::split(b" a=1\tb \"c d=e f\" g=\"h i\" j=\"k\"l a=2 \xa0m\n");
+        let argument = |key: &str, value: Option<&str>| Argument {
+            key: key.into(),
+            value: value.map(|value| value.as_bytes().to_vec()),
+        };
+        assert_eq!(
+            line.0,
+            [
+                argument("a", Some("1")),
+                argument("b", None),
+                argument("c d", Some("e f")),
+                argument("g", Some("h i")),
+                argument("j", Some("k\"l")),
+                argument("a", Some("2")),
+                argument("m", None),
+            ]
+        );
+        assert_eq!(line.last_value("a"), Some(&b"2"[..]));
+        assert_eq!(line.values("b").collect::<Vec<_>>(), [None]);
+    }
+
+    #[test]
+    fn kargs_of_every_form() {
+        let (sha256, sha512) = ("a1".repeat(32), "B2".repeat(64));
+        for (line, format, algorithm) in [
+            (format!("quiet composefs={sha256} rw"), FormatVersion::V2, Algorithm::Sha256),
+            (format!("composefs={sha512}"), FormatVersion::V2, Algorithm::Sha512),
+            (format!("composefs.digest=v1-sha256-12:{sha256}"), FormatVersion::V1, Algorithm::Sha256),
+            (format!("composefs.digest=v1-sha512-12:{sha512}"), FormatVersion::V1, Algorithm::Sha512),
+            (format!("composefs.digest=v2-sha256-12:{sha256}"), FormatVersion::V2, Algorithm::Sha256),
+            (format!("\"composefs.digest=v2-sha512-12:{sha512}\""), FormatVersion::V2, Algorithm::Sha512),
+            (format!("composefs=\"{sha256}\""), FormatVersion::V2, Algorithm::Sha256),
+        ] {
+            let request = request(&line).unwrap();
+            assert_eq!(request.verification(), RequestedVerification::Required);
+            let [image] = request.images() else { panic!("{line}: {request:?}") };
+            assert_eq!((image.format(), image.digest().algorithm()), (format, algorithm), "{line}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_an_error() {
+        let digest = "ab".repeat(32);
+        assert!(request("composefs2=x composefs.digests=y xcomposefs=z root=LABEL=a").unwrap().images().is_empty());
+        let same = request(&format!("composefs={digest} composefs={}", digest.to_uppercase())).unwrap();
+        assert_eq!(same.images().len(), 1);
+        let both = request(&format!("composefs.digest=v1-sha256-12:{digest} composefs={}", "cd".repeat(32))).unwrap();
+        assert_eq!(both.images().iter().map(RequestedImage::karg).collect::<Vec<_>>(), [KARG_DIGEST, KARG_V2]);
+        let optional = request(&format!("composefs=?{digest}")).unwrap();
+        assert_eq!(optional.verification(), RequestedVerification::Optional);
+    }
+
+    #[test]
+    fn refusals_name_karg_expected_and_found() {
+        let (a, b) = ("aa".repeat(32), "bb".repeat(32));
+        for (line, message) in [
+            ("composefs".into(), "karg 'composefs': expected a digest, found no value".into()),
+            ("composefs=".into(), "karg 'composefs': expected a digest, found no value".into()),
+            ("composefs=?".into(), "karg 'composefs': expected 64 or 128 hexadecimal digits, found 0".into()),
+            ("composefs=abc".into(), "karg 'composefs': expected 64 or 128 hexadecimal digits, found 3".into()),
+            (
+                format!("composefs={}", "z".repeat(64)),
+                "karg 'composefs': expected hexadecimal digits, found 'z' at position 0".into(),
+            ),
+            (
+                format!("composefs={a} composefs={b}"),
+                format!("karg 'composefs': expected one image, found v2 sha256:{a} and v2 sha256:{b}"),
+            ),
+            (
+                format!("composefs.digest=v1-sha256-12:{a} composefs.digest=v2-sha256-12:{a}"),
+                format!("karg 'composefs.digest': expected one image, found v1 sha256:{a} and v2 sha256:{a}"),
+            ),
+            (
+                format!("composefs=?{a} composefs.digest=v1-sha256-12:{b}"),
+                "karg 'composefs.digest': expected '?' with every composefs karg or with none, found both".into(),
+            ),
+            (
+                format!("composefs.digest={a}"),
+                format!(
+                    "karg 'composefs.digest': expected '<format>-<algorithm>-<log2 of the block size>:<digest>', \
+                     found '{a}'"
+                ),
+            ),
+            (
+                format!("composefs.digest=v3-sha256-12:{a}"),
+                "karg 'composefs.digest': expected format 'v1' or 'v2', found 'v3'".into(),
+            ),
+            (
+                format!("composefs.digest=v1-md5-12:{a}"),
+                "karg 'composefs.digest': expected algorithm 'sha256' or 'sha512', found 'md5'".into(),
+            ),
+            (
+                format!("composefs.digest=v1-sha256-16:{a}"),
+                "karg 'composefs.digest': expected '12' as log2 of the block size, found '16'".into(),
+            ),
+            (
+                format!("composefs.digest=v1-sha256-12-x:{a}"),
+                "karg 'composefs.digest': expected '<format>-<algorithm>-<log2 of the block size>' before ':', \
+                 found 'v1-sha256-12-x'"
+                    .into(),
+            ),
+            (
+                format!("composefs.digest=v1-sha512-12:{a}"),
+                "karg 'composefs.digest': expected 128 hexadecimal digits, found 64".into(),
+            ),
+        ] {
+            assert_eq!(request(&line).unwrap_err().to_string(), message, "{line}");
+        }
+        let bytes = CommandLine::split(b"composefs=\xff\x01");
+        assert_eq!(
+            BootRequest::try_from(&bytes).unwrap_err().to_string(),
+            "karg 'composefs': expected ASCII, found '\\xff\\x01'"
+        );
+    }
+}

@@ -1,0 +1,48 @@
+//! sealroot boots exactly the composefs image that the signed kernel command line names, or nothing.
+//!
+//! One type per step; each step takes what the one before it made, so that none can be skipped:
+//!
+//! ```text
+//! /proc/cmdline ─ cmdline ─→ BootRequest ┐
+//! sealroot.toml ─ config ──→ Config ─────┼─ policy ─→ Policy
+//! EFI variables ─ firmware → SecureBoot ─┘              │
+//!                                                  repository ─→ UnverifiedImage
+//!                                                                      │ verify
+//!                                                                VerifiedImage
+//!                                                                      │ image
+//!                                                               InspectedImage
+//!                                                                      │ mount
+//!                                                                DetachedRoot
+//!                                                                      │ assemble
+//!                                                               AssembledRoot
+//!                                                                      │ prove
+//!                                                                 ProvenRoot
+//!                                                                      │ place, tree
+//!                                                          /sysroot, report ─→ gate
+//! ```
+//!
+//! [`policy`] decides and touches nothing; everything behind it touches the disk and decides nothing. [`boot`] is the
+//! order of the steps, [`sys`](self) the only `unsafe`.
+
+pub mod assemble;
+pub mod boot;
+pub mod cmdline;
+pub mod config;
+pub mod digest;
+mod elf;
+pub mod firmware;
+pub mod image;
+pub mod inputs;
+pub mod kmsg;
+mod lookup;
+pub mod mount;
+pub mod openings;
+pub mod place;
+pub mod policy;
+mod privileges;
+pub mod prove;
+pub mod report;
+pub mod repository;
+mod sys;
+pub mod tree;
+pub mod verify;

@@ -1,0 +1,113 @@
+//! Opening what lies on an untrusted disk: below a directory, never through a way out of it.
+
+use std::fs::File;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+
+use rustix::fs::{FileType, Mode, OFlags, ResolveFlags};
+use rustix::io::Errno;
+use thiserror::Error;
+
+/// How often a look-up that a concurrent rename or mount disturbed is tried again (`EAGAIN` of openat2(2)).
+const ATTEMPTS: usize = 128;
+
+/// Whether symbolic links on the way are followed, as long as they stay below the directory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Links {
+    /// Followed.
+    Beneath,
+    /// `ELOOP`.
+    Refused,
+}
+
+/// Why something that should be a file of one kind cannot be used.
+#[derive(Debug, Error)]
+pub enum LookupError {
+    /// The kernel's reason.
+    #[error(transparent)]
+    Kernel(#[from] Errno),
+    /// There is something else with that name.
+    #[error("expected {expected}, found {found}")]
+    Kind {
+        /// What should be there.
+        expected: &'static str,
+        /// What is there.
+        found: &'static str,
+    },
+}
+
+/// Opens `path` below `directory` for use as a location only (`O_PATH`).
+pub fn location(directory: impl AsFd, path: &str, links: Links) -> Result<OwnedFd, Errno> {
+    let resolve = match links {
+        Links::Beneath => ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS,
+        Links::Refused => ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS,
+    };
+    openat2(directory, path, OFlags::PATH, resolve)
+}
+
+/// [`location`] of a directory.
+pub fn directory(directory: impl AsFd, path: &str, links: Links) -> Result<OwnedFd, LookupError> {
+    let fd = location(directory, path, links)?;
+    expect_kind(&fd, FileType::Directory)?;
+    Ok(fd)
+}
+
+/// [`location`] of a regular file.
+pub fn regular_file(directory: impl AsFd, path: &str, links: Links) -> Result<OwnedFd, LookupError> {
+    let fd = location(directory, path, links)?;
+    expect_kind(&fd, FileType::RegularFile)?;
+    Ok(fd)
+}
+
+/// `path` as a process whose root is `root` would find it, without leaving the mount at `root`
+/// (`EXDEV` where the way leads through another mount).
+pub fn regular_file_in_root(root: impl AsFd, path: &str) -> Result<OwnedFd, LookupError> {
+    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_XDEV | ResolveFlags::NO_MAGICLINKS;
+    let fd = openat2(root, path, OFlags::PATH, resolve)?;
+    expect_kind(&fd, FileType::RegularFile)?;
+    Ok(fd)
+}
+
+/// Opens the regular file behind a location for reading.
+///
+/// Only now does the filesystem's own open run, on something that is known to be a regular file: opening a FIFO would
+/// wait, opening a device could do anything.
+pub fn reopen(location: impl AsFd) -> Result<File, Errno> {
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    rustix::fs::open(proc_path(location), flags, Mode::empty()).map(File::from)
+}
+
+/// The path that names an open file to system calls that take none: `/proc/self/fd/N`.
+pub fn proc_path(fd: impl AsFd) -> String {
+    format!("/proc/self/fd/{}", fd.as_fd().as_raw_fd())
+}
+
+fn openat2(directory: impl AsFd, path: &str, flags: OFlags, resolve: ResolveFlags) -> Result<OwnedFd, Errno> {
+    let mut attempts = ATTEMPTS;
+    loop {
+        match rustix::fs::openat2(directory.as_fd(), path, flags | OFlags::CLOEXEC, Mode::empty(), resolve) {
+            Err(Errno::AGAIN) if attempts > 0 => attempts -= 1,
+            result => return result,
+        }
+    }
+}
+
+fn expect_kind(fd: &OwnedFd, expected: FileType) -> Result<(), LookupError> {
+    let found = FileType::from_raw_mode(rustix::fs::fstat(fd)?.st_mode);
+    if found == expected {
+        return Ok(());
+    }
+    Err(LookupError::Kind { expected: kind_name(expected), found: kind_name(found) })
+}
+
+fn kind_name(kind: FileType) -> &'static str {
+    match kind {
+        FileType::RegularFile => "a regular file",
+        FileType::Directory => "a directory",
+        FileType::Symlink => "a symbolic link",
+        FileType::Fifo => "a FIFO",
+        FileType::Socket => "a socket",
+        FileType::CharacterDevice => "a character device",
+        FileType::BlockDevice => "a block device",
+        FileType::Unknown => "a file of unknown type",
+    }
+}

@@ -1,0 +1,119 @@
+//! A filesystem being configured (`fsopen(2)`), and what the kernel says when it cannot be.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::io::Errno;
+use rustix::mount::{FsMountFlags, FsOpenFlags, FsPickFlags, MountAttrFlags};
+use thiserror::Error;
+
+use super::LayerForm;
+use crate::lookup;
+
+/// The kernel keeps eight messages for a context (`struct fc_log`).
+const MAX_MESSAGES: usize = 8;
+
+/// Why a filesystem could not be configured or mounted.
+#[derive(Debug, Error)]
+#[error("{filesystem}: {step}{messages}")]
+pub struct FsError {
+    filesystem: &'static str,
+    step: String,
+    /// The kernel's messages, each behind a `: `.
+    messages: String,
+    #[source]
+    reason: Errno,
+}
+
+impl FsError {
+    /// The kernel's error number.
+    pub fn reason(&self) -> Errno {
+        self.reason
+    }
+}
+
+/// An open filesystem context.
+#[derive(Debug)]
+pub struct FsContext {
+    context: OwnedFd,
+    filesystem: &'static str,
+}
+
+impl FsContext {
+    /// A context for a new filesystem of this type.
+    pub fn open(filesystem: &'static str) -> Result<Self, FsError> {
+        match rustix::mount::fsopen(filesystem, FsOpenFlags::FSOPEN_CLOEXEC) {
+            Ok(context) => Ok(Self { context, filesystem }),
+            Err(reason) => {
+                let hint = if reason == Errno::NODEV { " (is its module in the initramfs?)" } else { "" };
+                Err(FsError { filesystem, step: format!("open{hint}"), messages: String::new(), reason })
+            }
+        }
+    }
+
+    /// A context to reconfigure the filesystem that is mounted at `mount`.
+    pub fn pick(filesystem: &'static str, mount: impl AsFd) -> Result<Self, FsError> {
+        let flags = FsPickFlags::FSPICK_CLOEXEC | FsPickFlags::FSPICK_EMPTY_PATH | FsPickFlags::FSPICK_NO_AUTOMOUNT;
+        match rustix::mount::fspick(mount, "", flags) {
+            Ok(context) => Ok(Self { context, filesystem }),
+            Err(reason) => Err(FsError { filesystem, step: "reconfigure".into(), messages: String::new(), reason }),
+        }
+    }
+
+    /// Sets an option without a value.
+    pub fn set_flag(&self, key: &str) -> Result<(), FsError> {
+        rustix::mount::fsconfig_set_flag(&self.context, key)
+            .map_err(|reason| self.error(format!("option {key}"), reason))
+    }
+
+    /// Sets an option.
+    pub fn set_string(&self, key: &str, value: &str) -> Result<(), FsError> {
+        rustix::mount::fsconfig_set_string(&self.context, key, value)
+            .map_err(|reason| self.error(format!("option {key}={value}"), reason))
+    }
+
+    /// Sets an option whose value is a directory, in the form that this kernel takes, which is remembered in `form`.
+    pub fn set_directory(&self, key: &str, directory: BorrowedFd<'_>, form: &mut LayerForm) -> Result<(), FsError> {
+        if *form == LayerForm::Fd {
+            match rustix::mount::fsconfig_set_fd(&self.context, key, directory) {
+                Ok(()) => return Ok(()),
+                // Before Linux 6.13 no descriptors are taken (EINVAL), before 6.15 none of O_PATH (EBADF).
+                Err(Errno::INVAL | Errno::BADF) => {
+                    self.messages();
+                    *form = LayerForm::Path;
+                }
+                Err(reason) => return Err(self.error(format!("option {key}"), reason)),
+            }
+        }
+        self.set_string(key, &lookup::proc_path(directory))
+    }
+
+    /// Creates the filesystem and a mount of it, attached nowhere.
+    pub fn mount(self, attributes: MountAttrFlags) -> Result<OwnedFd, FsError> {
+        rustix::mount::fsconfig_create(&self.context).map_err(|reason| self.error("create".into(), reason))?;
+        rustix::mount::fsmount(&self.context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)
+            .map_err(|reason| self.error("mount".into(), reason))
+    }
+
+    /// Gives the picked filesystem the options that were set.
+    pub fn reconfigure(self) -> Result<(), FsError> {
+        rustix::mount::fsconfig_reconfigure(&self.context).map_err(|reason| self.error("reconfigure".into(), reason))
+    }
+
+    fn error(&self, step: String, reason: Errno) -> FsError {
+        FsError { filesystem: self.filesystem, step, messages: self.messages(), reason }
+    }
+
+    /// Takes the messages off the context: one record of `e <text>` per read, `ENODATA` after the last.
+    fn messages(&self) -> String {
+        let mut text = String::new();
+        let mut buffer = [0; 512];
+        for _ in 0..MAX_MESSAGES {
+            let Ok(count) = rustix::io::read(&self.context, &mut buffer) else { break };
+            let record = buffer.get(..count).unwrap_or_default().trim_ascii();
+            let message = record.strip_prefix(b"e ").or(record.strip_prefix(b"w ")).unwrap_or(record);
+            text.push_str(": ");
+            text.push_str(&String::from_utf8_lossy(message));
+        }
+        text
+    }
+}

@@ -1,0 +1,56 @@
+//! Overlays: the sealed root, and writable directories over parts of it.
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use rustix::mount::MountAttrFlags;
+
+use super::{FsContext, FsError, LayerForm};
+
+/// The sealed root: the image's metadata over the objects' content, every file checked by the kernel.
+///
+/// `image` is the root of the EROFS mount, `objects` the directory that its redirects start from.
+///
+/// Source: "Data-only lower layers" and "fs-verity support" in the kernel's `Documentation/filesystems/overlayfs.rst`.
+pub(super) fn sealed(
+    source: &str,
+    image: impl AsFd,
+    objects: impl AsFd,
+    form: &mut LayerForm,
+) -> Result<OwnedFd, FsError> {
+    let context = FsContext::open("overlay")?;
+    context.set_string("source", source)?;
+    context.set_string("metacopy", "on")?;
+    context.set_string("redirect_dir", "on")?;
+    // Linux 6.6. Verification has no fallback.
+    context.set_string("verity", "require")?;
+    // Linux 6.7.
+    context.set_directory("lowerdir+", image.as_fd(), form)?;
+    context.set_directory("datadir+", objects.as_fd(), form)?;
+    context.set_flag("ro")?;
+    context.mount(MountAttrFlags::MOUNT_ATTR_RDONLY)
+}
+
+/// A writable overlay whose lower layer is a directory of the sealed root.
+///
+/// The options are always written out: with other defaults of the module, what an attacker put into `upper` could make
+/// a sealed file that nobody may read readable under another name.
+pub(crate) fn writable(
+    source: &str,
+    lower: impl AsFd,
+    upper: impl AsFd,
+    work: impl AsFd,
+    attributes: MountAttrFlags,
+    form: &mut LayerForm,
+) -> Result<OwnedFd, FsError> {
+    let context = FsContext::open("overlay")?;
+    context.set_string("source", source)?;
+    for (key, value) in
+        [("redirect_dir", "nofollow"), ("metacopy", "off"), ("index", "off"), ("nfs_export", "off"), ("xino", "off")]
+    {
+        context.set_string(key, value)?;
+    }
+    context.set_directory("lowerdir+", lower.as_fd(), form)?;
+    context.set_directory("upperdir", upper.as_fd(), form)?;
+    context.set_directory("workdir", work.as_fd(), form)?;
+    context.mount(attributes)
+}

@@ -1,0 +1,260 @@
+//! `/run/sealroot/report.json`: what was decided, done and found, for the gate, the booted system and people.
+
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use crate::boot::Stage;
+use crate::cmdline::RequestedImage;
+use crate::firmware::SecureBoot;
+use crate::mount::KernelFeatures;
+use crate::openings::Opening;
+use crate::policy::Settings;
+use crate::tree::MountRecord;
+
+/// The directory of everything that sealroot leaves in the running system.
+pub const DIRECTORY: &str = "/run/sealroot";
+const REPORT: &str = "/run/sealroot/report.json";
+const NEW_REPORT: &str = "/run/sealroot/report.json.new";
+/// The version of the schema; it grows when a reader of an older one would be misled.
+const SCHEMA: u32 = 1;
+/// A report is a few kilobytes.
+const MAX_REPORT: u64 = 1024 * 1024;
+
+/// How a boot was judged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Verdict {
+    /// The sealed root is at /sysroot.
+    Sealed,
+    /// Nothing may boot.
+    Refused,
+    /// No karg asked for a sealed root, and the configuration allows that.
+    NotRequested,
+}
+
+/// A check that was made, with the time that it took.
+#[derive(Clone, Debug, Serialize)]
+pub struct CheckRecord {
+    name: Stage,
+    microseconds: u64,
+}
+
+impl CheckRecord {
+    /// A stage that was passed.
+    pub fn new(name: Stage, microseconds: u64) -> Self {
+        Self { name, microseconds }
+    }
+}
+
+/// The report while it is written.
+#[derive(Debug, Serialize)]
+pub struct Report {
+    schema: u32,
+    version: &'static str,
+    verdict: Verdict,
+    /// Why the boot was refused: the line in the log.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<String>,
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    image: Option<ImageRecord>,
+    /// The program that systemd was found to start.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    init: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    secure_boot: Option<SecureBoot>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    policy: Option<Settings>,
+    openings: Vec<Opening>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    kernel: Option<KernelFeatures>,
+    checks: Vec<CheckRecord>,
+    mounts: Vec<MountRecord>,
+}
+
+/// The image that was mounted.
+#[derive(Debug, Serialize)]
+struct ImageRecord {
+    digest: String,
+    algorithm: &'static str,
+    format: &'static str,
+    karg: &'static str,
+}
+
+/// What a later run of the program needs of a report.
+#[derive(Debug, Deserialize)]
+pub struct EarlierReport {
+    schema: u32,
+    verdict: Verdict,
+    #[serde(default)]
+    reason: Option<String>,
+    #[serde(default)]
+    mounts: Vec<MountRecord>,
+}
+
+/// Why a report cannot be written or read.
+#[derive(Debug, Error)]
+pub enum ReportError {
+    /// A file operation failed.
+    #[error("'{REPORT}'")]
+    File(#[source] io::Error),
+    /// The content is no report.
+    #[error("'{REPORT}'")]
+    Json(#[source] serde_json::Error),
+    /// The report is of another version of the program.
+    #[error("'{REPORT}': expected schema {SCHEMA}, found {found}")]
+    Schema {
+        /// Its version.
+        found: u32,
+    },
+}
+
+impl Default for Report {
+    /// A boot that nothing speaks for yet.
+    fn default() -> Self {
+        Self {
+            schema: SCHEMA,
+            version: env!("CARGO_PKG_VERSION"),
+            verdict: Verdict::Refused,
+            reason: None,
+            image: None,
+            init: None,
+            secure_boot: None,
+            policy: None,
+            openings: Vec::new(),
+            kernel: None,
+            checks: Vec::new(),
+            mounts: Vec::new(),
+        }
+    }
+}
+
+impl Report {
+    /// Records what was decided.
+    pub fn decided(&mut self, settings: Settings, secure_boot: SecureBoot, openings: Vec<Opening>) {
+        self.policy = Some(settings);
+        self.secure_boot = Some(secure_boot);
+        self.openings = openings;
+    }
+
+    /// Records the image that was found.
+    pub fn found(&mut self, image: &RequestedImage) {
+        self.image = Some(ImageRecord {
+            digest: image.digest().to_hex(),
+            algorithm: image.digest().algorithm().name(),
+            format: image.format().name(),
+            karg: image.karg(),
+        });
+    }
+
+    /// Records what was found out about the kernel.
+    pub fn kernel(&mut self, features: KernelFeatures) {
+        self.kernel = Some(features);
+    }
+
+    /// Records a stage that was passed.
+    pub fn checked(&mut self, check: CheckRecord) {
+        self.checks.push(check);
+    }
+
+    /// The sealed root is in place.
+    pub fn sealed(&mut self, init: &str, mounts: Vec<MountRecord>) {
+        self.verdict = Verdict::Sealed;
+        self.init = Some(init.into());
+        self.mounts = mounts;
+    }
+
+    /// There is nothing to do.
+    pub fn not_requested(&mut self) {
+        self.verdict = Verdict::NotRequested;
+    }
+
+    /// The boot is refused.
+    pub fn refused(&mut self, reason: &str) {
+        self.verdict = Verdict::Refused;
+        self.reason = Some(reason.into());
+        self.mounts = Vec::new();
+    }
+
+    /// Writes the report, whole or not at all.
+    pub fn write(&self) -> Result<(), ReportError> {
+        let mut text = serde_json::to_vec_pretty(self).map_err(ReportError::Json)?;
+        text.push(b'\n');
+        create_directory()
+            .and_then(|()| {
+                let mut file = File::options().write(true).create(true).truncate(true).mode(0o644).open(NEW_REPORT)?;
+                file.write_all(&text)?;
+                fs::rename(NEW_REPORT, REPORT)
+            })
+            .map_err(ReportError::File)
+    }
+}
+
+/// Makes [`DIRECTORY`] where it is missing.
+pub fn create_directory() -> io::Result<()> {
+    fs::DirBuilder::new().recursive(true).mode(0o755).create(DIRECTORY)
+}
+
+impl EarlierReport {
+    /// Reads what an earlier run in this boot left, if there was one.
+    pub fn read() -> Result<Option<Self>, ReportError> {
+        let file = match File::open(Path::new(REPORT)) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(ReportError::File(error)),
+        };
+        let mut text = Vec::new();
+        file.take(MAX_REPORT).read_to_end(&mut text).map_err(ReportError::File)?;
+        Self::parse(&text).map(Some)
+    }
+
+    /// Parses a report.
+    pub fn parse(text: &[u8]) -> Result<Self, ReportError> {
+        let report: Self = serde_json::from_slice(text).map_err(ReportError::Json)?;
+        if report.schema == SCHEMA { Ok(report) } else { Err(ReportError::Schema { found: report.schema }) }
+    }
+
+    /// How the boot was judged.
+    pub fn verdict(&self) -> Verdict {
+        self.verdict
+    }
+
+    /// Why it was refused.
+    pub fn reason(&self) -> &str {
+        self.reason.as_deref().unwrap_or("no reason given")
+    }
+
+    /// The mount tree that was made, the root first.
+    pub fn mounts(&self) -> &[MountRecord] {
+        &self.mounts
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_can_be_read() {
+        let mut report = Report::default();
+        report.refused("because");
+        let read = EarlierReport::parse(&serde_json::to_vec(&report).unwrap()).unwrap();
+        assert_eq!((read.verdict(), read.reason()), (Verdict::Refused, "because"));
+        let text = r#"{"schema":1,"verdict":"sealed","mounts":[{"point":"/","id":9,"parent":1,"type":"overlay",
+            "source":"composefs:00","flags":["ro"],"options":["verity=require"]}]}"#;
+        let read = EarlierReport::parse(text.as_bytes()).unwrap();
+        assert_eq!(read.verdict(), Verdict::Sealed);
+        assert_eq!(read.mounts()[0].id(), 9);
+    }
+
+    #[test]
+    fn everything_else_is_an_error() {
+        for text in ["", "{}", "[]", r#"{"schema":2,"verdict":"sealed"}"#, r#"{"schema":1,"verdict":"fine"}"#] {
+            assert!(EarlierReport::parse(text.as_bytes()).is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,160 @@
+//! A composefs repository on the physical root: looked up from its directory, read only, trusted in nothing.
+//!
+//! An image is found by its digest and by no other name. What a name leads to is measured afterwards
+//! ([`crate::verify`]), so a link in `images/` may lead anywhere below the repository.
+
+use std::fs::File;
+use std::io::Read;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::io::Errno;
+use serde::Deserialize;
+use thiserror::Error;
+
+use crate::cmdline::RequestedImage;
+use crate::lookup::{self, Links, LookupError};
+
+/// The repository's directory below the physical root.
+pub const REPOSITORY: &str = "composefs";
+/// `meta.json` of the version that we know is a few hundred bytes.
+const MAX_METADATA: u64 = 64 * 1024;
+/// The repository format that composefs-rs 0.7 and later write.
+const KNOWN_VERSION: u64 = 1;
+
+/// An open repository.
+#[derive(Debug)]
+pub struct Repository {
+    directory: OwnedFd,
+}
+
+/// An image file that was found by its name. Nothing about it is known to be true.
+#[derive(Debug)]
+pub struct UnverifiedImage {
+    location: OwnedFd,
+    requested: RequestedImage,
+}
+
+/// Why there is no image to measure.
+#[derive(Debug, Error)]
+pub enum RepositoryError {
+    /// No repository.
+    #[error("repository '{REPOSITORY}'")]
+    Repository(#[source] LookupError),
+    /// The repository's data layer.
+    #[error("repository '{REPOSITORY}': 'objects'")]
+    Objects(#[source] LookupError),
+    /// A repository of a later version.
+    #[error("repository '{REPOSITORY}': 'meta.json': expected version {KNOWN_VERSION} or lower, found {found}")]
+    Version {
+        /// The version.
+        found: u64,
+    },
+    /// A repository that cannot be read without knowing more.
+    #[error("repository '{REPOSITORY}': 'meta.json': expected no incompatible features, found {found}")]
+    Features {
+        /// Their names.
+        found: String,
+    },
+    /// None of the images exists.
+    #[error("image {names}: expected in the repository '{REPOSITORY}'")]
+    Missing {
+        /// The names that were looked for.
+        names: String,
+        /// The kernel's reason.
+        #[source]
+        reason: Errno,
+    },
+    /// An image cannot be used.
+    #[error("image '{name}'")]
+    Image {
+        /// Its name.
+        name: String,
+        /// Why.
+        #[source]
+        reason: LookupError,
+    },
+}
+
+/// The part of `meta.json` that can say "not for you". Whatever else it claims decides nothing.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Metadata {
+    version: u64,
+    features: Features,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Features {
+    incompatible: Vec<String>,
+}
+
+impl Repository {
+    /// Opens the repository below a physical root and looks whether it is one that we can read.
+    pub fn open(physical_root: impl AsFd) -> Result<Self, RepositoryError> {
+        let directory =
+            lookup::directory(physical_root, REPOSITORY, Links::Beneath).map_err(RepositoryError::Repository)?;
+        let repository = Self { directory };
+        match repository.metadata() {
+            Some(Metadata { version, .. }) if version > KNOWN_VERSION => {
+                Err(RepositoryError::Version { found: version })
+            }
+            Some(Metadata { features, .. }) if !features.incompatible.is_empty() => {
+                Err(RepositoryError::Features { found: format!("{:?}", features.incompatible) })
+            }
+            Some(_) | None => Ok(repository),
+        }
+    }
+
+    /// `meta.json`, where it is readable and says anything: it is unsigned, so its absence means nothing.
+    fn metadata(&self) -> Option<Metadata> {
+        let location = lookup::regular_file(&self.directory, "meta.json", Links::Beneath).ok()?;
+        let mut text = Vec::new();
+        lookup::reopen(location).ok()?.take(MAX_METADATA).read_to_end(&mut text).ok()?;
+        serde_json::from_slice(&text).ok()
+    }
+
+    /// The first of `images` that exists. One that exists and cannot be used is an error, never skipped.
+    pub fn find(&self, images: &[RequestedImage]) -> Result<UnverifiedImage, RepositoryError> {
+        for requested in images {
+            let name = image_name(requested);
+            match lookup::regular_file(&self.directory, &name, Links::Beneath) {
+                Ok(location) => return Ok(UnverifiedImage { location, requested: requested.clone() }),
+                Err(LookupError::Kernel(Errno::NOENT)) => {}
+                Err(reason) => return Err(RepositoryError::Image { name, reason }),
+            }
+        }
+        let names: Vec<_> = images.iter().map(|image| format!("'{}'", image_name(image))).collect();
+        Err(RepositoryError::Missing { names: names.join(" or "), reason: Errno::NOENT })
+    }
+}
+
+/// The directory of objects in the repository of a physical root: the data-only layer.
+pub fn objects(physical_root: impl AsFd) -> Result<OwnedFd, RepositoryError> {
+    let repository =
+        lookup::directory(physical_root, REPOSITORY, Links::Beneath).map_err(RepositoryError::Repository)?;
+    lookup::directory(repository, "objects", Links::Beneath).map_err(RepositoryError::Objects)
+}
+
+/// An image's name below the repository, for look-ups and messages.
+pub fn image_name(image: &RequestedImage) -> String {
+    format!("images/{}", image.digest().to_hex())
+}
+
+impl UnverifiedImage {
+    /// What the file should be.
+    pub fn requested(&self) -> &RequestedImage {
+        &self.requested
+    }
+
+    /// Opens the file for reading, which has the kernel load the file's fs-verity descriptor.
+    pub(crate) fn open(&self) -> Result<File, Errno> {
+        lookup::reopen(&self.location)
+    }
+}
+
+impl AsFd for Repository {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.directory.as_fd()
+    }
+}
