@@ -329,7 +329,7 @@ fn layer(state: &OwnedFd, parent: &str, name: &str, expected: Ownership) -> Resu
     let fd = lookup::directory(state, name, Links::Refused).map_err(failed)?;
     if made {
         let (user, group) = (Uid::from_raw(expected.user), Gid::from_raw(expected.group));
-        let by_path = lookup::proc_path(&fd);
+        let by_path = lookup::proc_path(fd.as_fd());
         rustix::fs::chown(&by_path, Some(user), Some(group))
             .and_then(|()| rustix::fs::chmod(&by_path, Mode::from_raw_mode(expected.mode)))
             .map_err(|reason| failed(reason.into()))?;

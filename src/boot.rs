@@ -76,14 +76,14 @@ pub struct BootError {
 /// What no other module's error says.
 #[derive(Debug, Error)]
 enum Refusal {
-    #[error("the boot was refused before: {reason}")]
+    #[error("refused before: {reason}")]
     Before { reason: String },
     #[error("no report of a sealed root: the boot program did not run, or did not finish")]
     NoReport,
     #[error("expected a sealed root, found a report that none was asked for")]
     NotSealed,
-    #[error("sealroot.service ended with '{result}'")]
-    Service { result: String },
+    #[error("expected a verdict, found none: the boot program was killed, or the physical root was never mounted")]
+    NoVerdict,
 }
 
 /// Names the stage of an error.
@@ -126,18 +126,17 @@ pub fn gate(sysroot: &Path) -> Result<(), BootError> {
     look_again(sysroot).inspect_err(|error| refuse(sysroot, &mut Report::default(), error))
 }
 
-/// `refused`: carries out what the configuration says about failures, for a run that could not do so itself.
-///
-/// `result` is systemd's word for how that run ended.
+/// `refused`: carries out what the configuration says about failures, for a run that could not do so itself: one that
+/// was killed, or that never began.
 ///
 /// # Errors
 /// Always: the boot is refused.
-pub fn refused(sysroot: &Path, result: Option<String>) -> BootError {
+pub fn refused(sysroot: &Path) -> BootError {
     let reason = match EarlierReport::read() {
         Ok(Some(earlier)) if earlier.verdict() == Verdict::Refused => {
             Refusal::Before { reason: earlier.reason().into() }
         }
-        _ => Refusal::Service { result: result.unwrap_or_else(|| "no result".into()) },
+        _ => Refusal::NoVerdict,
     };
     let error = BootError { stage: Stage::Earlier, reason: reason.into() };
     refuse(sysroot, &mut Report::default(), &error);
@@ -266,8 +265,10 @@ fn refuse(sysroot: &Path, report: &mut Report, error: &BootError) {
     if let Err(error) = mount::detach_all(sysroot) {
         log::error!("'{}': could not be detached: {error}", sysroot.display());
     }
+    // The first refusal of a boot is the one whose report stays.
+    let repeated = matches!(error.reason.downcast_ref(), Some(Refusal::Before { .. }));
     report.refused(&reason);
-    if let Err(error) = report.write() {
+    if !repeated && let Err(error) = report.write() {
         log::error!("{}", chain(&error));
     }
     log::error!("{REFUSED}: {reason}");

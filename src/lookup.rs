@@ -1,7 +1,7 @@
 //! Opening what lies on an untrusted disk: below a directory, never through a way out of it.
 
 use std::fs::File;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
@@ -71,14 +71,15 @@ pub fn regular_file_in_root(root: impl AsFd, path: &str) -> Result<OwnedFd, Look
 ///
 /// Only now does the filesystem's own open run, on something that is known to be a regular file: opening a FIFO would
 /// wait, opening a device could do anything.
-pub fn reopen(location: impl AsFd) -> Result<File, Errno> {
+pub fn reopen(location: BorrowedFd<'_>) -> Result<File, Errno> {
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
     rustix::fs::open(proc_path(location), flags, Mode::empty()).map(File::from)
 }
 
-/// The path that names an open file to system calls that take none: `/proc/self/fd/N`.
-pub fn proc_path(fd: impl AsFd) -> String {
-    format!("/proc/self/fd/{}", fd.as_fd().as_raw_fd())
+/// The path that names an open file to system calls that take none: `/proc/self/fd/N`. It is of use only while the
+/// file is open, so an owned descriptor cannot be given away here.
+pub fn proc_path(fd: BorrowedFd<'_>) -> String {
+    format!("/proc/self/fd/{}", fd.as_raw_fd())
 }
 
 fn openat2(directory: impl AsFd, path: &str, flags: OFlags, resolve: ResolveFlags) -> Result<OwnedFd, Errno> {

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io;
+use std::os::fd::AsFd;
 
 use rustix::io::Errno;
 use thiserror::Error;
@@ -122,7 +123,7 @@ fn open(root: &AssembledRoot, path: &str) -> Result<File, ProveError> {
         }
         Err(reason) => return Err(ProveError::Open { path: path.into(), reason }),
     };
-    lookup::reopen(location).map_err(|reason| ProveError::Read { path: path.into(), reason: reason.into() })
+    lookup::reopen(location.as_fd()).map_err(|reason| ProveError::Read { path: path.into(), reason: reason.into() })
 }
 
 fn read(path: &str, file: &File) -> Result<(), ProveError> {

@@ -110,7 +110,7 @@ impl Repository {
     fn metadata(&self) -> Option<Metadata> {
         let location = lookup::regular_file(&self.directory, "meta.json", Links::Beneath).ok()?;
         let mut text = Vec::new();
-        lookup::reopen(location).ok()?.take(MAX_METADATA).read_to_end(&mut text).ok()?;
+        lookup::reopen(location.as_fd()).ok()?.take(MAX_METADATA).read_to_end(&mut text).ok()?;
         serde_json::from_slice(&text).ok()
     }
 
@@ -149,7 +149,7 @@ impl UnverifiedImage {
 
     /// Opens the file for reading, which has the kernel load the file's fs-verity descriptor.
     pub(crate) fn open(&self) -> Result<File, Errno> {
-        lookup::reopen(&self.location)
+        lookup::reopen(self.location.as_fd())
     }
 }
 

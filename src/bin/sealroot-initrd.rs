@@ -33,7 +33,7 @@ fn main() -> ExitCode {
     let result = env::set_current_dir("/").and(Ok(match command {
         Command::Mount => boot::mount(&sysroot),
         Command::Gate => boot::gate(&sysroot),
-        Command::Refused => Err(boot::refused(&sysroot, env::var("MONITOR_SERVICE_RESULT").ok())),
+        Command::Refused => Err(boot::refused(&sysroot)),
         Command::Version => {
             let _ = writeln!(std::io::stdout(), "sealroot-initrd {}", env!("CARGO_PKG_VERSION"));
             Ok(())

@@ -136,7 +136,7 @@ pub fn sealed_source(requested: &RequestedImage) -> String {
 
 fn mount_erofs(image: &InspectedImage) -> Result<OwnedFd, RootError> {
     let context = FsContext::open("erofs")?;
-    context.set_string("source", &lookup::proc_path(image))?;
+    context.set_string("source", &lookup::proc_path(image.as_fd()))?;
     context.set_flag("ro")?;
     // A kernel that cannot read EROFS from a file wants a block device.
     context.mount(INERT.union(MountAttrFlags::MOUNT_ATTR_RDONLY)).map_err(|error| match error.reason() {
