@@ -55,6 +55,15 @@ pub enum ProveError {
         #[source]
         reason: LookupError,
     },
+    /// A file's object is missing, or is not the one that the image names.
+    #[error("new root: '{path}': its object cannot be opened")]
+    Object {
+        /// The file.
+        path: String,
+        /// The kernel's reason.
+        #[source]
+        reason: Errno,
+    },
     /// A file lies behind another mount.
     #[error("new root: '{path}': expected a sealed file, found one on another mount")]
     NotSealed {
@@ -123,7 +132,7 @@ fn open(root: &AssembledRoot, path: &str) -> Result<File, ProveError> {
         }
         Err(reason) => return Err(ProveError::Open { path: path.into(), reason }),
     };
-    lookup::reopen(location.as_fd()).map_err(|reason| ProveError::Read { path: path.into(), reason: reason.into() })
+    lookup::reopen(location.as_fd()).map_err(|reason| ProveError::Object { path: path.into(), reason })
 }
 
 fn read(path: &str, file: &File) -> Result<(), ProveError> {

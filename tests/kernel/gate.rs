@@ -1,0 +1,167 @@
+//! The second look, just before the pivot.
+
+use std::fs;
+use std::path::Path;
+
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+
+use crate::lab::{self, Lab, Run};
+
+const NONE: Option<&str> = None;
+
+fn tmpfs(point: &str) {
+    mount(Some("planted"), point, Some("tmpfs"), MsFlags::empty(), NONE).unwrap();
+}
+
+/// Boots, changes something, and goes to the gate.
+fn after(change: impl FnOnce(&Lab) + Send + 'static, expect: impl FnOnce(&Lab, &Run) + Send + 'static) {
+    lab::with("sha512", move |lab| {
+        lab.expect_sealed(&lab.boot(), lab.digest());
+        change(lab);
+        expect(lab, &lab.run(&["gate"]));
+    });
+}
+
+fn passes(change: impl FnOnce(&Lab) + Send + 'static) {
+    after(change, |lab, run| {
+        assert_eq!((run.status, run.log.len()), (Some(0), 0), "{run:?}");
+        assert_eq!(lab.report()["verdict"], "sealed");
+    });
+}
+
+/// Refused, with a message that starts and ends so.
+fn refuses(change: impl FnOnce(&Lab) + Send + 'static, start: &'static str, end: &'static str) {
+    after(change, move |lab, run| {
+        let reason = lab.report()["reason"].as_str().unwrap_or_else(|| panic!("{run:?}")).to_owned();
+        assert!(reason.starts_with(start) && reason.ends_with(end), "{reason}");
+        lab.expect_refused(run, &reason);
+    });
+}
+
+#[test]
+fn untouched() {
+    passes(|_| {});
+}
+
+#[test]
+fn harmless_mounts() {
+    passes(|_| tmpfs("/sysroot/tmp"));
+    passes(|_| tmpfs("/sysroot/boot"));
+    passes(|_| {
+        fs::create_dir("/sysroot/var/folder").unwrap();
+        tmpfs("/sysroot/var/folder");
+    });
+    passes(|_| {
+        tmpfs("/sysroot/run");
+        fs::create_dir("/sysroot/run/below").unwrap();
+        tmpfs("/sysroot/run/below");
+    });
+}
+
+#[test]
+fn sealed_content_covered() {
+    let message = "gate: mount '/usr': expected no mount over sealed content, found tmpfs planted";
+    refuses(|_| tmpfs("/sysroot/usr"), message, "");
+    refuses(
+        |_| {
+            fs::write("/run/file", "planted").unwrap();
+            mount(Some("/run/file"), "/sysroot/usr/lib/os-release", NONE, MsFlags::MS_BIND, NONE).unwrap();
+        },
+        "gate: mount '/usr/lib/os-release': expected no mount over sealed content, found tmpfs ",
+        "",
+    );
+}
+
+#[test]
+fn own_mounts_covered_or_replaced() {
+    refuses(|_| tmpfs("/sysroot/etc"), "gate: mount '/sysroot/etc': expected one mount, found another on top of it", "");
+    refuses(|_| tmpfs("/sysroot"), "gate: mount '/sysroot': expected one mount, found another on top of it", "");
+    refuses(
+        |_| {
+            umount2("/sysroot/etc", MntFlags::MNT_DETACH).unwrap();
+            tmpfs("/sysroot/etc");
+        },
+        "gate: mount '/etc': expected overlay overlay rw,nosuid,nodev,relatime ",
+        ")",
+    );
+}
+
+#[test]
+fn own_mounts_gone_or_changed() {
+    refuses(|_| umount2("/sysroot/var", MntFlags::empty()).unwrap(), "gate: mount '/var': expected ext4 ", "found no mount");
+    refuses(
+        |_| mount(NONE, "/sysroot/var", NONE, MsFlags::MS_REMOUNT | MsFlags::MS_BIND, NONE).unwrap(),
+        "gate: mount '/var': expected ext4 ",
+        ")",
+    );
+    refuses(
+        |lab| {
+            umount2("/sysroot", MntFlags::MNT_DETACH).unwrap();
+            lab.mount_sysroot();
+        },
+        "gate: mount '/': expected overlay composefs:",
+        ")",
+    );
+    refuses(
+        |_| umount2("/sysroot", MntFlags::MNT_DETACH).unwrap(),
+        "gate: mount '/sysroot': expected the sealed root, found no mount",
+        "",
+    );
+}
+
+#[test]
+fn the_program_never_ran() {
+    lab::with("sha512", |lab| {
+        lab.mount_sysroot();
+        let message = "gate: no report of a sealed root: the boot program did not run, or did not finish";
+        lab.expect_refused(&lab.run(&["gate"]), message);
+    });
+}
+
+#[test]
+fn a_report_that_says_nothing_was_asked_for() {
+    lab::with("sha512", |lab| {
+        lab.mount_sysroot();
+        fs::create_dir("/run/sealroot").unwrap();
+        fs::write("/run/sealroot/report.json", r#"{"schema":1,"verdict":"not-requested"}"#).unwrap();
+        let message = "gate: expected a sealed root, found a report that none was asked for";
+        lab.expect_refused(&lab.run(&["gate"]), message);
+    });
+}
+
+#[test]
+fn a_report_that_is_none() {
+    lab::with("sha512", |lab| {
+        lab.mount_sysroot();
+        fs::create_dir("/run/sealroot").unwrap();
+        fs::write("/run/sealroot/report.json", "garbage").unwrap();
+        let run = lab.run(&["gate"]);
+        let reason = lab.report()["reason"].as_str().unwrap().to_owned();
+        assert!(reason.starts_with("gate: '/run/sealroot/report.json': "), "{reason}");
+        lab.expect_refused(&run, &reason);
+    });
+}
+
+/// The unit for failures, where the program left no verdict.
+#[test]
+fn killed_before_a_verdict() {
+    lab::with("sha512", |lab| {
+        lab.mount_sysroot();
+        let message = "earlier run: expected a verdict, found none: the boot program was killed, or the physical \
+                       root was never mounted";
+        lab.expect_refused(&lab.run(&["refused"]), message);
+        // And then nothing else helps.
+        lab.expect_refusal_line(&lab.boot(), &format!("earlier run: refused before: {message}"));
+    });
+}
+
+#[test]
+fn work_that_a_killed_run_left() {
+    lab::with("sha512", |lab| {
+        fs::create_dir_all("/run/sealroot/work").unwrap();
+        tmpfs("/run/sealroot/work");
+        fs::create_dir("/run/sealroot/work/image").unwrap();
+        assert!(Path::new("/run/sealroot/work/image").exists());
+        lab.expect_sealed(&lab.boot(), lab.digest());
+    });
+}

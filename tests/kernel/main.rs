@@ -1,0 +1,14 @@
+//! What needs a kernel with fs-verity, ext4, EROFS and overlayfs: the boot program run on real disks.
+//!
+//! Every test has a mount namespace and a disk of its own. `qemu/runner` starts this program in a virtual machine; it
+//! also runs by hand, as root, on any machine whose kernel can:
+//! `SEALROOT_FIXTURE=$(qemu/fixture) cargo test --test kernel -- --test-threads=1`. A test of a refusal requires the
+//! exact message and that nothing is left at /sysroot.
+
+mod damaged;
+mod gate;
+mod good;
+mod lab;
+mod raw;
+mod refused;
+mod state;

@@ -1,0 +1,293 @@
+//! /etc, /var, /sysroot and the transient root: where they come from, with which flags, and what planted state does.
+
+use std::fs::{self, File};
+use std::io::ErrorKind;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
+use std::path::Path;
+
+use crate::lab::{self, Lab, write};
+
+fn boot(lab: &Lab, config: &str) {
+    lab.config(config);
+    lab.expect_sealed(&lab.boot(), lab.digest());
+}
+
+fn expect_read_only(path: &str) {
+    let error = File::create(path).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::ReadOnlyFilesystem, "{path}: {error}");
+}
+
+#[test]
+fn defaults() {
+    lab::with("sha512", |lab| {
+        boot(lab, "");
+        lab.expect_flags("/sysroot", &["ro"]);
+        lab.expect_flags("/sysroot/etc", &["rw", "nosuid", "nodev"]);
+        lab.expect_flags("/sysroot/var", &["rw", "nosuid", "nodev"]);
+        lab.expect_flags("/sysroot/sysroot", &["ro", "nosuid", "nodev", "noexec"]);
+        for path in ["/sysroot/new", "/sysroot/usr/new", "/sysroot/usr/share/text", "/sysroot/sysroot/new"] {
+            expect_read_only(path);
+        }
+        write(Path::new("/sysroot/etc/new"), b"a");
+        assert_eq!(fs::read(lab.state_path("etc/upper/new")).unwrap(), b"a");
+        write(Path::new("/sysroot/var/new"), b"b");
+        assert_eq!(fs::read(lab.state_path("var/new")).unwrap(), b"b");
+        assert_eq!(fs::metadata("/sysroot/etc").unwrap().permissions().mode() & 0o7777, 0o755);
+        let options = lab.mount_of("/sysroot/etc").unwrap().options;
+        assert!(options.iter().any(|option| option == "redirect_dir=nofollow"), "{options:?}");
+        assert!(!options.iter().any(|option| option == "metacopy=on" || option == "index=on"), "{options:?}");
+    });
+}
+
+/// Overlayfs works with the capabilities of whoever mounted it: a program that drops too many leaves a system in which
+/// files of /etc cannot be given away.
+#[test]
+fn etc_can_be_used_as_root_would() {
+    lab::with("sha512", |lab| {
+        boot(lab, "");
+        for path in ["/sysroot/etc/shadow", "/sysroot/etc/default/settings", "/sysroot/etc/secret"] {
+            chown(path, Some(1000), Some(42)).unwrap();
+            fs::set_permissions(path, fs::Permissions::from_mode(0o2600)).unwrap();
+            let found = fs::metadata(path).unwrap();
+            assert_eq!((found.uid(), found.gid(), found.mode() & 0o7777), (1000, 42, 0o2600), "{path}");
+        }
+        fs::remove_file("/sysroot/etc/hostname").unwrap();
+        assert!(!Path::new("/sysroot/etc/hostname").exists());
+        fs::rename("/sysroot/etc/passwd", "/sysroot/etc/passwd-").unwrap();
+        fs::write("/sysroot/etc/secret", "changed").unwrap();
+    });
+}
+
+#[test]
+fn etc_bind_and_bootc() {
+    for config in ["[etc]\nmount = \"bind\"\n", "layout = \"bootc\"\n"] {
+        lab::with("sha512", move |lab| {
+            write(&lab.state_path("etc/passwd"), b"bound");
+            boot(lab, config);
+            lab.expect_flags("/sysroot/etc", &["rw", "nosuid", "nodev"]);
+            assert_eq!(lab.mount_of("/sysroot/etc").unwrap().filesystem, "ext4");
+            assert_eq!(fs::read("/sysroot/etc/passwd").unwrap(), b"bound");
+        });
+    }
+}
+
+#[test]
+fn etc_and_var_transient() {
+    lab::with("sha512", |lab| {
+        lab.setup_root_conf("[etc]\ntransient = true\n[var]\nmount = \"transient\"\n");
+        lab.expect_sealed(&lab.boot(), lab.digest());
+        for name in ["etc", "var"] {
+            lab.expect_flags(&format!("/sysroot/{name}"), &["rw", "nosuid", "nodev"]);
+            write(&Path::new("/sysroot").join(name).join("new"), b"a");
+            assert!(!lab.state_path(name).join("upper/new").exists() && !lab.state_path(name).join("new").exists());
+        }
+        assert_eq!(fs::read_to_string("/sysroot/etc/hostname").unwrap(), "fixture\n");
+        assert_eq!(fs::metadata("/sysroot/etc").unwrap().permissions().mode() & 0o7777, 0o755);
+    });
+}
+
+#[test]
+fn nothing_writable() {
+    lab::with("sha512", |lab| {
+        fs::remove_dir_all(lab.path("state")).unwrap();
+        boot(lab, "[etc]\nmount = \"root\"\n[var]\nmount = \"none\"\n[sysroot]\nmount = \"none\"\n");
+        for path in ["/sysroot/etc", "/sysroot/var", "/sysroot/sysroot"] {
+            assert!(lab.mount_of(path).is_none(), "{path}");
+        }
+        expect_read_only("/sysroot/etc/new");
+        expect_read_only("/sysroot/var/new");
+    });
+}
+
+#[test]
+fn flags_of_the_configuration() {
+    lab::with("sha512", |lab| {
+        boot(lab, "[etc]\nflags = [\"nosuid\", \"nodev\", \"noexec\"]\n[var]\nflags = []\n");
+        lab.expect_flags("/sysroot/etc", &["rw", "nosuid", "nodev", "noexec"]);
+        lab.expect_flags("/sysroot/var", &["rw"]);
+    });
+}
+
+#[test]
+fn volatile_leaves_var_alone() {
+    lab::with("sha512", |lab| {
+        lab.command_line(&format!("{} systemd.volatile=state", lab.karg("V1")));
+        let report = lab.expect_sealed(&lab.boot(), lab.digest());
+        assert!(lab.mount_of("/sysroot/var").is_none());
+        assert_eq!(report["policy"]["var.mount"]["from"], "command line");
+    });
+}
+
+#[test]
+fn sysroot_writable() {
+    lab::with("sha512", |lab| {
+        lab.make_read_only();
+        boot(lab, "[sysroot]\nmount = \"writable\"\n[etc]\nmount = \"none\"\n[var]\nmount = \"none\"\n");
+        lab.expect_flags("/sysroot/sysroot", &["rw", "nosuid", "nodev", "noexec"]);
+        write(Path::new("/sysroot/sysroot/new"), b"a");
+    });
+}
+
+#[test]
+fn physical_root_mounted_read_only() {
+    lab::with("sha512", |lab| {
+        lab.make_read_only();
+        boot(lab, "");
+        write(Path::new("/sysroot/etc/new"), b"a");
+        write(Path::new("/sysroot/var/new"), b"b");
+        expect_read_only("/sysroot/sysroot/new");
+    });
+    // Left alone where nothing is to be written.
+    lab::with("sha512", |lab| {
+        lab.make_read_only();
+        boot(lab, "[etc]\nmount = \"transient\"\n[var]\nmount = \"transient\"\n");
+        let physical = lab.mount_of("/sysroot/sysroot").unwrap();
+        assert!(physical.options.iter().any(|option| option == "ro"), "{:?}", physical.options);
+    });
+}
+
+#[test]
+fn transient_root() {
+    lab::with("sha512", |lab| {
+        lab.config("[root]\ntransient = true\n");
+        let run = lab.boot();
+        assert_eq!(run.status, Some(0), "{run:?}");
+        let source = format!("transient:composefs={}", lab.digest());
+        assert!(run.log.contains(&format!("5 sealroot: sealed root in place at '/sysroot': {source}")), "{run:?}");
+        let root = lab.mount_of("/sysroot").unwrap();
+        assert_eq!((root.filesystem.as_str(), root.source), ("overlay", source));
+        assert_eq!(fs::metadata("/sysroot").unwrap().permissions().mode() & 0o7777, 0o755);
+        write(Path::new("/sysroot/usr/share/text"), b"changed");
+        write(Path::new("/sysroot/etc/new"), b"a");
+        assert_eq!(fs::read(lab.state_path("etc/upper/new")).unwrap(), b"a");
+        assert_eq!(lab.report()["verdict"], "sealed");
+        assert_eq!(lab.run(&["gate"]).status, Some(0));
+    });
+}
+
+#[test]
+fn var_that_deployments_share() {
+    lab::with("sha512", |lab| {
+        fs::remove_dir_all(lab.state_path("var")).unwrap();
+        fs::create_dir_all(lab.path("state/os/default/var/shared")).unwrap();
+        symlink("../../os/default/var", lab.state_path("var")).unwrap();
+        boot(lab, "");
+        assert!(Path::new("/sysroot/var/shared").is_dir());
+    });
+}
+
+fn refused(change: fn(&Lab), message: &'static str) {
+    lab::with("sha512", move |lab| {
+        change(lab);
+        let state = format!("state directory 'state/deploy/{}", lab.digest());
+        lab.expect_refused(&lab.boot(), &format!("assemble: {state}{message}"));
+    });
+}
+
+#[test]
+fn state_missing() {
+    let missing = "/etc': No such file or directory (os error 2)";
+    refused(|lab| fs::remove_dir_all(lab.path("state")).unwrap(), missing);
+    refused(|lab| fs::remove_dir_all(lab.state_path("etc")).unwrap(), missing);
+    refused(
+        |lab| fs::remove_dir_all(lab.state_path("var")).unwrap(),
+        "/var': No such file or directory (os error 2)",
+    );
+}
+
+#[test]
+fn state_that_leads_out() {
+    let out = |name: &'static str| {
+        move |lab: &Lab| {
+            fs::remove_dir_all(lab.state_path(name)).unwrap();
+            symlink("/", lab.state_path(name)).unwrap();
+        }
+    };
+    let _ = out;
+    refused(
+        |lab| {
+            fs::remove_dir_all(lab.state_path("var")).unwrap();
+            symlink("/", lab.state_path("var")).unwrap();
+        },
+        "/var': Invalid cross-device link (os error 18)",
+    );
+    refused(
+        |lab| {
+            fs::remove_dir_all(lab.state_path("var")).unwrap();
+            symlink("../../../../../run", lab.state_path("var")).unwrap();
+        },
+        "/var': Invalid cross-device link (os error 18)",
+    );
+    for name in ["upper", "work"] {
+        let message = if name == "upper" {
+            "/etc/upper': Too many levels of symbolic links (os error 40)"
+        } else {
+            "/etc/work': Too many levels of symbolic links (os error 40)"
+        };
+        lab::with("sha512", move |lab| {
+            let path = lab.state_path("etc").join(name);
+            fs::remove_dir_all(&path).unwrap();
+            symlink("../var", &path).unwrap();
+            let state = format!("state directory 'state/deploy/{}", lab.digest());
+            lab.expect_refused(&lab.boot(), &format!("assemble: {state}{message}"));
+        });
+    }
+}
+
+#[test]
+fn upper_that_anyone_may_write() {
+    refused(
+        |lab| fs::set_permissions(lab.state_path("etc/upper"), fs::Permissions::from_mode(0o777)).unwrap(),
+        "/etc/upper': expected owner and mode 0:0 0755, found 0:0 0777",
+    );
+    refused(
+        |lab| chown(lab.state_path("etc/upper"), Some(1000), None).unwrap(),
+        "/etc/upper': expected owner and mode 0:0 0755, found 1000:0 0755",
+    );
+    refused(
+        |lab| fs::set_permissions(lab.state_path("etc/work"), fs::Permissions::from_mode(0o755)).unwrap(),
+        "/etc/work': expected owner and mode 0:0 0700, found 0:0 0755",
+    );
+}
+
+#[test]
+fn upper_and_work_are_made() {
+    lab::with("sha512", |lab| {
+        for name in ["upper", "work"] {
+            fs::remove_dir_all(lab.state_path("etc").join(name)).unwrap();
+        }
+        boot(lab, "");
+        write(Path::new("/sysroot/etc/new"), b"a");
+        let mode = |name: &str| fs::metadata(lab.state_path("etc").join(name)).unwrap().mode() & 0o7777;
+        assert_eq!((mode("upper"), mode("work")), (0o755, 0o700));
+    });
+}
+
+/// With the options that modules may default to, this upper would show the content of the sealed, unreadable
+/// /etc/secret under a name and a mode of the attacker's choice.
+#[test]
+fn planted_redirects_are_not_followed() {
+    lab::with("sha512", |lab| {
+        for parameter in ["redirect_dir", "metacopy"] {
+            fs::write(format!("/sys/module/overlay/parameters/{parameter}"), "Y").unwrap();
+        }
+        let upper = lab.state_path("etc/upper");
+        write(&upper.join("leak"), b"");
+        fs::set_permissions(upper.join("leak"), fs::Permissions::from_mode(0o644)).unwrap();
+        let set = |path: &Path, name: &str, value: &[u8]| {
+            rustix::fs::setxattr(path, name, value, rustix::fs::XattrFlags::empty()).unwrap();
+        };
+        set(&upper.join("leak"), "trusted.overlay.metacopy", b"");
+        set(&upper.join("leak"), "trusted.overlay.redirect", b"/secret");
+        boot(lab, "");
+        for parameter in ["redirect_dir", "metacopy"] {
+            fs::write(format!("/sys/module/overlay/parameters/{parameter}"), "N").unwrap();
+        }
+        let secret = fs::read("/sysroot/etc/secret").unwrap();
+        assert!(!secret.is_empty());
+        match fs::read("/sysroot/etc/leak") {
+            Ok(content) => assert_ne!(content, secret),
+            Err(error) => assert_ne!(error.kind(), ErrorKind::PermissionDenied),
+        }
+    });
+}
