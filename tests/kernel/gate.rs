@@ -74,7 +74,11 @@ fn sealed_content_covered() {
 
 #[test]
 fn own_mounts_covered_or_replaced() {
-    refuses(|_| tmpfs("/sysroot/etc"), "gate: mount '/sysroot/etc': expected one mount, found another on top of it", "");
+    refuses(
+        |_| tmpfs("/sysroot/etc"),
+        "gate: mount '/sysroot/etc': expected one mount, found another on top of it",
+        "",
+    );
     refuses(|_| tmpfs("/sysroot"), "gate: mount '/sysroot': expected one mount, found another on top of it", "");
     refuses(
         |_| {
@@ -88,7 +92,11 @@ fn own_mounts_covered_or_replaced() {
 
 #[test]
 fn own_mounts_gone_or_changed() {
-    refuses(|_| umount2("/sysroot/var", MntFlags::empty()).unwrap(), "gate: mount '/var': expected ext4 ", "found no mount");
+    refuses(
+        |_| umount2("/sysroot/var", MntFlags::empty()).unwrap(),
+        "gate: mount '/var': expected ext4 ",
+        "found no mount",
+    );
     refuses(
         |_| mount(NONE, "/sysroot/var", NONE, MsFlags::MS_REMOUNT | MsFlags::MS_BIND, NONE).unwrap(),
         "gate: mount '/var': expected ext4 ",

@@ -30,6 +30,18 @@ struct Fixture {
     program: Vec<u8>,
 }
 
+/// Puts the text of the error number for each `<errno N>` in an expected message: C libraries word them differently.
+fn with_errors(message: &str) -> String {
+    let mut parts = message.split("<errno ");
+    let mut text = parts.next().unwrap().to_owned();
+    for part in parts {
+        let (code, rest) = part.split_once('>').unwrap();
+        text.push_str(&std::io::Error::from_raw_os_error(code.parse().unwrap()).to_string());
+        text.push_str(rest);
+    }
+    text
+}
+
 /// One test's machine.
 pub struct Lab {
     algorithm: &'static str,
@@ -105,13 +117,12 @@ impl Lab {
         fs::write(PROGRAM, &self.fixture.program).unwrap();
         fs::set_permissions(PROGRAM, fs::Permissions::from_mode(0o755)).unwrap();
         fs::write(DISK_FILE, &self.fixture.disk).unwrap();
-        self.attach("rw");
+        self.attach();
         self.command_line(&self.karg("V1"));
     }
 
-    fn attach(&self, options: &str) {
-        let options = format!("loop,{options}");
-        let status = Command::new("mount").args(["-t", "ext4", "-o", &options, DISK_FILE, DISK]).status().unwrap();
+    fn attach(&self) {
+        let status = Command::new("mount").args(["-t", "ext4", "-o", "loop", DISK_FILE, DISK]).status().unwrap();
         assert!(status.success(), "mount the disk");
     }
 
@@ -119,10 +130,10 @@ impl Lab {
         umount2(DISK, MntFlags::empty()).expect("unmount the disk");
     }
 
-    /// Mounts the disk again, read-only.
+    /// Makes the physical root's filesystem read-only, as `ro` on the command line does.
     pub fn make_read_only(&self) {
-        self.detach();
-        self.attach("ro");
+        let flags = MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY;
+        mount_at("none", DISK, None, flags);
     }
 
     /// A value that the fixture tells: `V1`, `OTHER`, `OBJECT_INIT`.
@@ -200,7 +211,7 @@ impl Lab {
         disk.read_exact_at(&mut content, offset).unwrap();
         disk.write_all_at(&[content[0] ^ 0xff], offset).unwrap();
         drop(disk);
-        self.attach("rw");
+        self.attach();
     }
 
     /// The number of blocks of a file's content.
@@ -272,8 +283,9 @@ impl Lab {
     /// Expects a refusal with exactly this message, and nothing left.
     pub fn expect_refused(&self, run: &Run, message: &str) {
         self.expect_refusal_line(run, message);
+        let message = with_errors(message);
         let report = self.report();
-        assert_eq!((&report["verdict"], &report["reason"]), (&"refused".into(), &message.into()));
+        assert_eq!((&report["verdict"], &report["reason"]), (&"refused".into(), &message.as_str().into()));
         assert_eq!(report["mounts"], Value::Array(Vec::new()));
     }
 
@@ -281,7 +293,7 @@ impl Lab {
     pub fn expect_refusal_line(&self, run: &Run, message: &str) {
         assert_eq!((run.status, run.stderr.as_str()), (Some(1), ""), "{run:?}");
         let errors: Vec<_> = run.log.iter().filter(|line| line.starts_with("3 ")).collect();
-        assert_eq!(errors, [&format!("3 sealroot: boot refused: {message}")], "{run:?}");
+        assert_eq!(errors, [&format!("3 sealroot: boot refused: {}", with_errors(message))], "{run:?}");
         assert!(!run.log.iter().any(|line| line.contains("sealed root in place")), "{run:?}");
         let left: Vec<_> = mounts().into_iter().filter(|mount| mount.point.starts_with(SYSROOT)).collect();
         assert!(left.is_empty(), "{left:?}");
@@ -332,7 +344,8 @@ fn own_record(record: &str) -> Option<String> {
 }
 
 fn mounts() -> Vec<mountinfo::Mount> {
-    mountinfo::read().unwrap()
+    // The mount namespace is the thread's, not the process's.
+    mountinfo::parse(&fs::read("/proc/thread-self/mountinfo").unwrap()).unwrap()
 }
 
 /// What a path is and holds: type and mode, owner, size or target, a hash of the content; or the error.

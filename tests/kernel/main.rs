@@ -5,6 +5,15 @@
 //! `SEALROOT_FIXTURE=$(qemu/fixture) cargo test --test kernel -- --test-threads=1`. A test of a refusal requires the
 //! exact message and that nothing is left at /sysroot.
 
+#![allow(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    reason = "a test stops at the first surprise"
+)]
+
 mod damaged;
 mod gate;
 mod good;

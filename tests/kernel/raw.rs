@@ -27,7 +27,9 @@ struct FsverityEnableArg {
 pub fn physical_block(file: &File, index: u32) -> u32 {
     let mut block = index;
     // SAFETY: FIBMAP reads and writes one int.
-    unsafe { ioctl::ioctl(file, Updater::<FIBMAP, u32>::new(&mut block)) }.expect("FIBMAP");
+    let update = unsafe { Updater::<FIBMAP, u32>::new(&mut block) };
+    // SAFETY: as above.
+    unsafe { ioctl::ioctl(file, update) }.expect("FIBMAP");
     block
 }
 
@@ -46,5 +48,7 @@ pub fn enable_verity(file: &File, hash_algorithm: u32) {
     };
     const ENABLE: Opcode = opcode::write::<FsverityEnableArg>(b'f', 133);
     // SAFETY: the structure has the layout that the opcode names, and the kernel only reads it.
-    unsafe { ioctl::ioctl(file, Setter::<ENABLE, FsverityEnableArg>::new(argument)) }.expect("enable fs-verity");
+    let setter = unsafe { Setter::<ENABLE, FsverityEnableArg>::new(argument) };
+    // SAFETY: as above.
+    unsafe { ioctl::ioctl(file, setter) }.expect("enable fs-verity");
 }

@@ -8,7 +8,6 @@ use nix::sys::stat::Mode;
 use crate::lab::{self, Lab, write};
 use crate::raw::enable_verity;
 
-const NO_ENTRY: &str = "No such file or directory (os error 2)";
 const OTHER_HEX: &str = "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff";
 
 /// Puts a file with this content, and with fs-verity where an algorithm is given, in the place of the booted image.
@@ -24,7 +23,7 @@ fn replace_image(lab: &Lab, content: &[u8], verity: Option<u32>) {
 fn image_missing() {
     lab::with("sha512", |lab| {
         fs::remove_file(lab.image_path()).unwrap();
-        let message = format!("find: {}: expected in the repository 'composefs': {NO_ENTRY}", lab.image());
+        let message = format!("find: {}: expected in the repository 'composefs': <errno 2>", lab.image());
         lab.expect_refused(&lab.boot(), &message);
     });
 }
@@ -37,9 +36,8 @@ fn both_images_missing() {
             fs::remove_file(lab.path("composefs/images").join(lab.value(image))).unwrap();
         }
         let (v1, v2) = (lab.value("V1"), lab.value("V2"));
-        let message = format!(
-            "find: image 'images/{v2}' or 'images/{v1}': expected in the repository 'composefs': {NO_ENTRY}"
-        );
+        let message =
+            format!("find: image 'images/{v2}' or 'images/{v1}': expected in the repository 'composefs': <errno 2>");
         lab.expect_refused(&lab.boot(), &message);
     });
 }
@@ -48,8 +46,7 @@ fn both_images_missing() {
 fn digest_that_no_image_has() {
     lab::with("sha256", |lab| {
         lab.command_line(&format!("composefs.digest=v1-sha256-12:{OTHER_HEX}"));
-        let message =
-            format!("find: image 'images/{OTHER_HEX}': expected in the repository 'composefs': {NO_ENTRY}");
+        let message = format!("find: image 'images/{OTHER_HEX}': expected in the repository 'composefs': <errno 2>");
         lab.expect_refused(&lab.boot(), &message);
     });
 }
@@ -60,7 +57,7 @@ fn entry_of_the_same_name_elsewhere() {
         let folder = lab.path("composefs/images/refs");
         fs::create_dir(&folder).unwrap();
         fs::rename(lab.image_path(), folder.join(lab.digest())).unwrap();
-        let message = format!("find: {}: expected in the repository 'composefs': {NO_ENTRY}", lab.image());
+        let message = format!("find: {}: expected in the repository 'composefs': <errno 2>", lab.image());
         lab.expect_refused(&lab.boot(), &message);
     });
 }
@@ -101,7 +98,7 @@ fn image_without_verity() {
         let content = fs::read(lab.image_path()).unwrap();
         replace_image(lab, &content, None);
         let message = format!(
-            "measure: {}: expected sha512:{}, found a file without fs-verity: No data available (os error 61)",
+            "measure: {}: expected sha512:{}, found a file without fs-verity: <errno 61>",
             lab.image(),
             lab.digest()
         );
@@ -145,7 +142,7 @@ fn image_on_a_filesystem_without_verity() {
         fs::write(format!("/sysroot/composefs/images/{}", lab.digest()), content).unwrap();
         let message = format!(
             "measure: {}: expected sha512:{}, found a filesystem without fs-verity (ext4 needs the feature 'verity', \
-             the kernel CONFIG_FS_VERITY): Inappropriate ioctl for device (os error 25)",
+             the kernel CONFIG_FS_VERITY): <errno 25>",
             lab.image(),
             lab.digest()
         );
@@ -156,10 +153,10 @@ fn image_on_a_filesystem_without_verity() {
 #[test]
 fn links_that_lead_out_of_the_repository() {
     for (target, reason) in [
-        ("../../../../etc/passwd", "Invalid cross-device link (os error 18)"),
-        ("/etc/passwd", "Invalid cross-device link (os error 18)"),
-        ("/proc/self/exe", "Invalid cross-device link (os error 18)"),
-        ("../state", "Invalid cross-device link (os error 18)"),
+        ("../../../../etc/passwd", "<errno 18>"),
+        ("/etc/passwd", "<errno 18>"),
+        ("/proc/self/exe", "<errno 18>"),
+        ("../state", "<errno 18>"),
     ] {
         let target = if target == "../state" { "../../state" } else { target };
         lab::with("sha512", move |lab| {
@@ -171,7 +168,7 @@ fn links_that_lead_out_of_the_repository() {
     lab::with("sha512", |lab| {
         fs::remove_file(lab.image_path()).unwrap();
         symlink(lab.digest(), lab.image_path()).unwrap();
-        let message = format!("find: {}: Too many levels of symbolic links (os error 40)", lab.image());
+        let message = format!("find: {}: <errno 40>", lab.image());
         lab.expect_refused(&lab.boot(), &message);
     });
 }
@@ -181,11 +178,11 @@ fn repository_that_is_a_link_out() {
     lab::with("sha512", |lab| {
         fs::rename(lab.path("composefs"), lab.path("../moved")).unwrap();
         symlink("../moved", lab.path("composefs")).unwrap();
-        lab.expect_refused(&lab.boot(), "find: repository 'composefs': Invalid cross-device link (os error 18)");
+        lab.expect_refused(&lab.boot(), "find: repository 'composefs': <errno 18>");
     });
     lab::with("sha512", |lab| {
         fs::rename(lab.path("composefs"), lab.path("moved")).unwrap();
-        lab.expect_refused(&lab.boot(), &format!("find: repository 'composefs': {NO_ENTRY}"));
+        lab.expect_refused(&lab.boot(), "find: repository 'composefs': <errno 2>");
     });
 }
 
@@ -331,10 +328,7 @@ fn secure_boot_required_without_firmware() {
 #[test]
 fn repository_of_a_later_version() {
     for (content, message) in [
-        (
-            r#"{"version":2}"#,
-            "find: repository 'composefs': 'meta.json': expected version 1 or lower, found 2",
-        ),
+        (r#"{"version":2}"#, "find: repository 'composefs': 'meta.json': expected version 1 or lower, found 2"),
         (
             r#"{"version":1,"features":{"incompatible":["unheard-of"]}}"#,
             "find: repository 'composefs': 'meta.json': expected no incompatible features, found [\"unheard-of\"]",
@@ -362,7 +356,7 @@ fn refused_once_is_refused_again() {
     lab::with("sha512", |lab| {
         let moved = lab.path("composefs/images/moved");
         fs::rename(lab.image_path(), &moved).unwrap();
-        let message = format!("find: {}: expected in the repository 'composefs': {NO_ENTRY}", lab.image());
+        let message = format!("find: {}: expected in the repository 'composefs': <errno 2>", lab.image());
         lab.expect_refused(&lab.boot(), &message);
         let report = lab.report();
         // Even if the disk is right now, and mounted again.
@@ -383,7 +377,7 @@ fn stacked_physical_roots_are_all_detached() {
         fs::remove_file(lab.image_path()).unwrap();
         lab.mount_sysroot();
         lab.mount_sysroot();
-        let message = format!("find: {}: expected in the repository 'composefs': {NO_ENTRY}", lab.image());
+        let message = format!("find: {}: expected in the repository 'composefs': <errno 2>", lab.image());
         lab.expect_refused(&lab.boot(), &message);
     });
 }
@@ -403,7 +397,8 @@ fn a_missing_capability_is_named() {
 #[test]
 fn used_wrongly() {
     lab::with("sha512", |lab| {
-        for arguments in [&["mount", "gate"][..], &["--force"], &["--sysroot"], &["--sysroot", "relative"], &["unmount"]]
+        for arguments in
+            [&["mount", "gate"][..], &["--force"], &["--sysroot"], &["--sysroot", "relative"], &["unmount"]]
         {
             let run = lab.run(arguments);
             assert_eq!(run.status, Some(2), "{arguments:?}");

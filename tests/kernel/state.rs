@@ -186,44 +186,30 @@ fn refused(change: fn(&Lab), message: &'static str) {
 
 #[test]
 fn state_missing() {
-    let missing = "/etc': No such file or directory (os error 2)";
+    let missing = "/etc': <errno 2>";
     refused(|lab| fs::remove_dir_all(lab.path("state")).unwrap(), missing);
     refused(|lab| fs::remove_dir_all(lab.state_path("etc")).unwrap(), missing);
-    refused(
-        |lab| fs::remove_dir_all(lab.state_path("var")).unwrap(),
-        "/var': No such file or directory (os error 2)",
-    );
+    refused(|lab| fs::remove_dir_all(lab.state_path("var")).unwrap(), "/var': <errno 2>");
 }
 
 #[test]
 fn state_that_leads_out() {
-    let out = |name: &'static str| {
-        move |lab: &Lab| {
-            fs::remove_dir_all(lab.state_path(name)).unwrap();
-            symlink("/", lab.state_path(name)).unwrap();
-        }
-    };
-    let _ = out;
     refused(
         |lab| {
             fs::remove_dir_all(lab.state_path("var")).unwrap();
             symlink("/", lab.state_path("var")).unwrap();
         },
-        "/var': Invalid cross-device link (os error 18)",
+        "/var': <errno 18>",
     );
     refused(
         |lab| {
             fs::remove_dir_all(lab.state_path("var")).unwrap();
             symlink("../../../../../run", lab.state_path("var")).unwrap();
         },
-        "/var': Invalid cross-device link (os error 18)",
+        "/var': <errno 18>",
     );
     for name in ["upper", "work"] {
-        let message = if name == "upper" {
-            "/etc/upper': Too many levels of symbolic links (os error 40)"
-        } else {
-            "/etc/work': Too many levels of symbolic links (os error 40)"
-        };
+        let message = if name == "upper" { "/etc/upper': <errno 40>" } else { "/etc/work': <errno 40>" };
         lab::with("sha512", move |lab| {
             let path = lab.state_path("etc").join(name);
             fs::remove_dir_all(&path).unwrap();
@@ -285,9 +271,6 @@ fn planted_redirects_are_not_followed() {
         }
         let secret = fs::read("/sysroot/etc/secret").unwrap();
         assert!(!secret.is_empty());
-        match fs::read("/sysroot/etc/leak") {
-            Ok(content) => assert_ne!(content, secret),
-            Err(error) => assert_ne!(error.kind(), ErrorKind::PermissionDenied),
-        }
+        assert!(!fs::read("/sysroot/etc/leak").is_ok_and(|content| content == secret));
     });
 }

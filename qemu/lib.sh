@@ -1,0 +1,289 @@
+#!/bin/bash
+# Shared by the scripts in this folder: cache, progress, locks, private apt, the boot program. Sourced, not run.
+set -euo pipefail
+shopt -s inherit_errexit
+
+qemu_dir="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
+project_dir="$(dirname "$qemu_dir")"
+cache_dir="${XDG_CACHE_HOME:-$HOME/.cache}/sealroot"
+mkdir -p "$cache_dir/tmp" "$cache_dir/lock"
+
+# A signal ends a script the way an error does, with what it has to clean up.
+trap 'exit 130' INT
+trap 'exit 143' TERM
+
+# Tools of the system administrator live in sbin, which a plain user's PATH lacks.
+PATH="$PATH:/usr/sbin:/sbin"
+# Progress lines count from the start of the outermost script.
+export SEALROOT_STARTED="${SEALROOT_STARTED:-$EPOCHSECONDS}"
+
+# say TEXT...: a progress line on standard error, with the seconds since the start.
+say() {
+  printf '[%4ds] %s\n' "$((EPOCHSECONDS - SEALROOT_STARTED))" "$*" >&2
+}
+
+# die TEXT...: an error line, and the end.
+die() {
+  printf '%s: %s\n' "${0##*/}" "$*" >&2
+  exit 1
+}
+
+# usage SCRIPT: the comment block below a script's first line is its help text.
+usage() {
+  awk 'NR == 1 { next } !/^#/ { exit } { sub(/^# ?/, ""); print }' "$1"
+}
+
+# with_progress LABEL COMMAND...: runs a command quietly, says that it runs when it takes long, again every 10 s, and
+# shows the end of its output when it fails.
+with_progress() {
+  local label="$1" log started="$EPOCHSECONDS" pid beat status=0
+  shift
+  log="$(mktemp "$cache_dir/tmp/log.XXXXXX")"
+  "$@" >"$log" 2>&1 &
+  pid=$!
+  (
+    # A sleep that outlives its shell must not hold the caller's pipes open.
+    sleep 2 2>/dev/null
+    say "$label …"
+    while sleep 10 2>/dev/null; do
+      say "$label … ($((EPOCHSECONDS - started)) s)"
+    done
+  ) >/dev/null &
+  beat=$!
+  wait "$pid" || status=$?
+  kill "$beat" 2>/dev/null || true
+  wait "$beat" 2>/dev/null || true
+  if ((status)); then
+    say "$label: failed with status $status:"
+    tail -n 30 "$log" >&2
+  fi
+  rm -f "$log"
+  return "$status"
+}
+
+# key_of ITEM...: the key of an artefact: a digest over texts, files and folders (names, modes and content).
+key_of() {
+  local item
+  for item in "$@"; do
+    if [[ $item == /* && -f $item ]]; then
+      printf 'file %s ' "${item##*/}"
+      sha256sum <"$item"
+    elif [[ $item == /* && -d $item ]]; then
+      printf 'folder %s\n' "${item##*/}"
+      (cd "$item" &&
+        find . -type f -printf '%P %m\n' -exec sha256sum {} + , -type l -printf '%P -> %l\n' | LC_ALL=C sort)
+    else
+      printf 'text %s\n' "$item"
+    fi
+  done | sha256sum | cut -c1-20
+}
+
+# cached KIND KEY BUILDER ARGUMENT...: prints the folder of an artefact. When it isn't there, BUILDER is called with a
+# new folder to fill, which is published under its name when complete. Others who want the same one wait.
+cached() {
+  local kind="$1" key="$2" target
+  target="$cache_dir/$kind/$key"
+  if [[ ! -d $target ]]; then
+    (
+      exec 9>"$cache_dir/lock/$kind-$key"
+      flock -n 9 || {
+        say "$kind: waiting for another script that builds it …"
+        flock 9
+      }
+      [[ ! -d $target ]] || exit 0
+      new="$(mktemp -d "$cache_dir/tmp/$kind.XXXXXX")"
+      trap 'rm -rf --one-file-system "$new"' EXIT
+      shift 2
+      "$1" "$new" "${@:2}" >&2 9>&-
+      mkdir -p "$cache_dir/$kind"
+      chmod 755 "$new"
+      mv -T "$new" "$target"
+    )
+    prune "$kind"
+  fi
+  touch "$target"
+  printf '%s\n' "$target"
+}
+
+# prune KIND: forgets artefacts of a kind that nothing asked for in the last three days, but for the newest two, and
+# what killed scripts left behind.
+prune() {
+  find "$cache_dir/tmp" -mindepth 1 -maxdepth 1 -mmin +1440 -exec rm -rf --one-file-system {} +
+  find "$cache_dir/$1" -mindepth 1 -maxdepth 1 -type d -printf '%T@ %p\n' | sort -rn | tail -n +3 | cut -d' ' -f2- |
+    while read -r old; do
+      find "$old" -maxdepth 0 -mmin +4320 -exec rm -rf --one-file-system {} +
+    done
+}
+
+# scratch_dir: a folder that goes away when the script ends, and what it runs in the background with it. Its path is in
+# the variable `scratch`.
+scratch_dir() {
+  scratch="$(mktemp -d "$cache_dir/tmp/${0##*/}.XXXXXX")"
+  trap 'end_jobs; rm -rf --one-file-system "$scratch"' EXIT
+}
+
+# end_jobs: ends the background jobs of this shell with all their children.
+end_jobs() {
+  local job
+  for job in $(jobs -rp); do
+    end_tree "$job"
+  done
+}
+
+end_tree() {
+  local child
+  for child in $(pgrep -P "$1" || true); do
+    end_tree "$child"
+  done
+  kill "$1" 2>/dev/null || true
+}
+
+# need COMMAND...: refuses clearly when a tool is missing.
+need() {
+  local tool missing=()
+  for tool in "$@"; do
+    command -v "$tool" >/dev/null || missing+=("$tool")
+  done
+  [[ ${#missing[@]} -eq 0 ]] || die "missing: ${missing[*]} (qemu/setup installs what is needed)"
+}
+
+# debian_mirror: the package archive that this machine's own apt uses for its main component.
+debian_mirror() {
+  local codename mirror
+  codename="$(. /etc/os-release && echo "${VERSION_CODENAME:-}")"
+  # apt fills in the $(…) fields, not the shell.
+  # shellcheck disable=SC2016
+  mirror="$(apt-get indextargets --format '$(RELEASE) $(COMPONENT) $(REPO_URI)' 'Created-By: Packages' |
+    awk -v codename="$codename" '$1 == codename && $2 == "main" && !found { print $3; found = 1 }')"
+  [[ -n $mirror ]] || die "apt on this machine knows no main archive of '$codename'"
+  printf '%s\n' "$mirror"
+}
+
+# private_apt SUITE COMMAND ARGUMENT...: apt-get or apt-cache on another suite, without touching the machine's own apt.
+private_apt() {
+  local suite="$1" command="$2" dir mirror
+  shift 2
+  dir="$cache_dir/apt/$suite"
+  if [[ ! -f $dir/complete ]]; then
+    mkdir -p "$dir/lists/partial" "$dir/archives/partial" "$dir/parts"
+    : >"$dir/status"
+    mirror="$(debian_mirror)"
+    printf 'deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] %s %s main\n' "$mirror" "$suite" \
+      >"$dir/sources.list"
+  fi
+  local options=(
+    -o "Dir::Etc::sourcelist=$dir/sources.list" -o "Dir::Etc::sourceparts=$dir/parts"
+    -o "Dir::State::lists=$dir/lists" -o "Dir::State::status=$dir/status"
+    -o "Dir::Cache=$dir" -o "Dir::Cache::archives=$dir/archives"
+    -o APT::Architecture=amd64 -o APT::Sandbox::User=root
+    -o Acquire::Languages=none -o Acquire::Check-Valid-Until=false
+    -o APT::Update::Post-Invoke-Success::= -o APT::Update::Post-Invoke::=
+  )
+  if [[ ! -f $dir/complete || -n $(find "$dir/complete" -mmin +720) ]]; then
+    with_progress "package lists of $suite" flock "$cache_dir/lock/apt-$suite" apt-get "${options[@]}" -qq update
+    touch "$dir/complete"
+  fi
+  "$command" "${options[@]}" "$@"
+}
+
+# fetch_packages SUITE FOLDER PACKAGE...: downloads packages and unpacks them below FOLDER.
+fetch_packages() {
+  local suite="$1" folder="$2" downloads package
+  shift 2
+  downloads="$(mktemp -d "$cache_dir/tmp/packages.XXXXXX")"
+  (cd "$downloads" && private_apt "$suite" apt-get -q download "$@")
+  for package in "$downloads"/*.deb; do
+    dpkg -x "$package" "$folder"
+  done
+  rm -rf "$downloads"
+}
+
+# helper_program CRATE [TARGET]: builds one of the helper crates here and prints the path of its program.
+helper_program() {
+  local crate="$1" target="${2:-}" dir="$cache_dir/target/$1"
+  ensure_target "$target"
+  local args=(--release --locked --quiet --manifest-path "$qemu_dir/$crate/Cargo.toml" --target-dir "$dir")
+  [[ -z $target ]] || args+=(--target "$target")
+  local flags=()
+  [[ $target != *-gnu ]] || flags=(RUSTFLAGS=-Ctarget-feature=+crt-static)
+  with_progress "building $crate" env -u RUSTFLAGS -u CARGO_BUILD_TARGET "${flags[@]}" cargo build "${args[@]}"
+  printf '%s\n' "$dir/${target:+$target/}release/$crate"
+}
+
+# ensure_target TARGET: adds a compilation target with rustup; returns 1 where that can't be done.
+ensure_target() {
+  local target="$1" sysroot
+  [[ -n $target ]] || return 0
+  sysroot="$(rustc --print sysroot)"
+  [[ ! -d $sysroot/lib/rustlib/$target/lib ]] || return 0
+  command -v rustup >/dev/null && with_progress "adding the target $target" rustup target add "$target"
+}
+
+# static_target: the target for static programs: musl, or glibc where rustup can't add musl.
+static_target() {
+  if ensure_target x86_64-unknown-linux-musl; then
+    echo x86_64-unknown-linux-musl
+  else
+    echo x86_64-unknown-linux-gnu
+  fi
+}
+
+# program_path: builds the boot program, static, and prints the path of the stripped file.
+program_path() {
+  local target built
+  target="$(static_target)"
+  if [[ -n ${SEALROOT_PROGRAM:-} ]]; then
+    built="$SEALROOT_PROGRAM"
+  else
+    local flags=()
+    [[ $target != *-gnu ]] || flags=(RUSTFLAGS=-Ctarget-feature=+crt-static)
+    (cd "$project_dir" && with_progress "building sealroot-initrd" env "${flags[@]}" \
+      cargo build --release --locked --bin sealroot-initrd --target "$target")
+    built="${CARGO_TARGET_DIR:-$project_dir/target}/$target/release/sealroot-initrd"
+  fi
+  printf '%s/sealroot-initrd\n' "$(cached program "$(key_of "$built")" strip_program "$built")"
+}
+
+strip_program() {
+  strip -o "$1/sealroot-initrd" "$2"
+}
+
+# accelerator: `kvm` when a guest has been seen to boot to its end under it on this machine, else `tcg`.
+# SEALROOT_ACCEL overrides.
+accelerator() {
+  if [[ -n ${SEALROOT_ACCEL:-} ]]; then
+    echo "$SEALROOT_ACCEL"
+    return
+  fi
+  if [[ ! -w /dev/kvm ]]; then
+    echo tcg
+    return
+  fi
+  local probed
+  probed="$(cached accelerator "$(key_of "$(uname -r)" "$(qemu-system-x86_64 --version)" \
+    "$(grep -m1 'model name' /proc/cpuinfo)")" probe_kvm)"
+  cat "$probed/name"
+}
+
+probe_kvm() {
+  echo tcg >"$1/name"
+  if SEALROOT_ACCEL=kvm with_progress "probing KVM" "$qemu_dir/vm" --firmware --timeout 40 -- true; then
+    echo kvm >"$1/name"
+    say "KVM works here"
+  else
+    say "KVM doesn't boot a guest here: emulating"
+  fi
+}
+
+# accelerator_options: fills the array `accel` with QEMU's options for it. QEMU 7.2 emulates cmpxchg16b wrongly (stale
+# flags, so that the kernel's allocator now and then runs into a debug trap): the emulated CPU does without.
+# shellcheck disable=SC2034 # for the caller
+accelerator_options() {
+  local name
+  name="$(accelerator)"
+  case "$name" in
+    kvm) accel=(-accel kvm -cpu host -smp 1) ;;
+    tcg) accel=(-accel "tcg,thread=multi" -cpu "max,-cx16" -smp 1) ;;
+    *) die "unknown accelerator '$name'" ;;
+  esac
+}
