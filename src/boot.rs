@@ -121,7 +121,7 @@ pub fn mount(sysroot: &Path) -> Result<(), BootError> {
 /// `gate`: looks whether what stands at `sysroot` is still what `mount` left there.
 ///
 /// # Errors
-/// As for [`mount`].
+/// As for [`mount()`].
 pub fn gate(sysroot: &Path) -> Result<(), BootError> {
     look_again(sysroot).inspect_err(|error| refuse(sysroot, &mut Report::default(), error))
 }

@@ -1,6 +1,6 @@
 //! `/proc/self/mountinfo`: what the kernel says is mounted.
 //!
-//! Source: "3.5 /proc/<pid>/mountinfo" in the kernel's `Documentation/filesystems/proc.rst`.
+//! Source: section 3.5 (mountinfo) of the kernel's `Documentation/filesystems/proc.rst`.
 
 use std::ffi::OsString;
 use std::fs::File;
