@@ -11,8 +11,9 @@ use thiserror::Error;
 use crate::assemble::{self, assemble};
 use crate::cmdline::CommandLine;
 use crate::config::{Check, KargPolicy};
+use crate::firmware::SecureBoot;
 use crate::image::{self, ReadAhead};
-use crate::inputs;
+use crate::inputs::{self, InputError};
 use crate::mount::KernelFeatures;
 use crate::mount::root::PhysicalRoot;
 use crate::mount::workbench::Workbench;
@@ -160,7 +161,7 @@ fn mount_sealed(sysroot: &Path, report: &mut Report) -> Result<(), BootError> {
     let command_line = inputs::command_line().at(Stage::Ask)?;
     let (ours, theirs) = inputs::configs().at(Stage::Ask)?;
     let settings = Settings::resolve(ours, theirs, &command_line);
-    let secure_boot = inputs::secure_boot().at(Stage::Ask)?;
+    let secure_boot = secure_boot().at(Stage::Ask)?;
     let open = openings::find(&command_line, *settings.etc.value(), inputs::lockdown());
     report.decided(settings.clone(), secure_boot, open.clone());
     let policy = match policy::decide(&command_line, settings, secure_boot).at(Stage::Ask)? {
@@ -201,9 +202,6 @@ fn build(
     };
     let inspected = image::inspect(verified, read_ahead, &assemble::mount_points(settings)).at(Stage::LookInside)?;
     clock.lap(report, Stage::LookInside);
-    if let Err(error) = place::link_volatile_root(&mounted) {
-        log::warn!("{}, ignoring", chain(&error));
-    }
     report::create_directory().at(Stage::Mount)?;
     let mut features = KernelFeatures::default();
     let workbench = Workbench::new().at(Stage::Mount)?;
@@ -215,6 +213,9 @@ fn build(
     clock.lap(report, Stage::Assemble);
     let proven = prove(assembled, command_line).at(Stage::Prove)?;
     clock.lap(report, Stage::Prove);
+    if let Err(error) = place::link_volatile_root(physical.mounted()) {
+        log::warn!("{}, ignoring", chain(&error));
+    }
     place::place(&proven, sysroot, workbench).at(Stage::Replace)?;
     let mounts = tree::record(sysroot).at(Stage::Replace)?;
     clock.lap(report, Stage::Replace);
@@ -243,12 +244,23 @@ fn look_again(sysroot: &Path) -> Result<(), BootError> {
             let (ours, theirs) = inputs::configs().at(Stage::Gate)?;
             let settings = Settings::resolve(ours, theirs, &command_line);
             let optional = *settings.karg.value() == KargPolicy::Optional;
-            let secure_boot = inputs::secure_boot().at(Stage::Gate)?;
+            let secure_boot = secure_boot().at(Stage::Gate)?;
             match policy::decide(&command_line, settings, secure_boot).at(Stage::Gate)? {
                 Decision::NothingToDo(_) if optional => Ok(()),
                 _ => Err(Refusal::NotSealed).at(Stage::Gate),
             }
         }
+    }
+}
+
+/// The firmware's state. Variables that cannot be mounted are no state, which is enough unless one is required.
+fn secure_boot() -> Result<SecureBoot, InputError> {
+    match inputs::secure_boot() {
+        Err(error @ InputError::Efivarfs(_)) => {
+            log::warn!("{}, ignoring", chain(&error));
+            Ok(SecureBoot::Unknown)
+        }
+        result => result,
     }
 }
 

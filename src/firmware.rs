@@ -20,6 +20,8 @@ pub enum SecureBoot {
     Off,
     /// There are no such variables: no UEFI, or one without Secure Boot.
     Unsupported,
+    /// The variables could not be read: no efivarfs.
+    Unknown,
 }
 
 impl SecureBoot {
@@ -29,6 +31,7 @@ impl SecureBoot {
             Self::Enforced => "enforced",
             Self::Off => "off",
             Self::Unsupported => "unsupported",
+            Self::Unknown => "unknown",
         }
     }
 }

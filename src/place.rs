@@ -1,7 +1,7 @@
 //! The new root takes the place of the physical one at /sysroot.
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -90,7 +90,7 @@ pub enum VolatileRootError {
 
 /// Leaves the link by which systemd finds the block device of the physical root once / is an overlay. A link that is
 /// there already stays.
-pub fn link_volatile_root(physical_root: &OwnedFd) -> Result<(), VolatileRootError> {
+pub fn link_volatile_root(physical_root: BorrowedFd<'_>) -> Result<(), VolatileRootError> {
     let found = rustix::fs::fstat(physical_root).map_err(|reason| VolatileRootError::Link(reason.into()))?;
     let device = match major(found.st_dev) {
         // Filesystems that span devices, like btrfs, have a number of their own.
@@ -105,7 +105,7 @@ pub fn link_volatile_root(physical_root: &OwnedFd) -> Result<(), VolatileRootErr
     }
 }
 
-fn source_device(physical_root: &OwnedFd) -> Result<u64, VolatileRootError> {
+fn source_device(physical_root: BorrowedFd<'_>) -> Result<u64, VolatileRootError> {
     let ids = MountIds::of(physical_root).map_err(|reason| VolatileRootError::Link(reason.into()))?;
     let table = mountinfo::read()?;
     let source = table.into_iter().find(|mount| mount.id == ids.mountinfo).map(|mount| mount.source);
