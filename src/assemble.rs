@@ -17,7 +17,7 @@ use crate::lookup::{self, Links, LookupError};
 use crate::mount::context::FsContext;
 use crate::mount::root::{DetachedRoot, INERT, PhysicalRoot, sealed_source};
 use crate::mount::workbench::{Workbench, WorkbenchError};
-use crate::mount::{FsError, KernelFeatures, attach, clone_tree, overlay, tmpfs};
+use crate::mount::{FsError, KernelFeatures, MountIds, attach, clone_tree, overlay, tmpfs};
 use crate::policy::Settings;
 use crate::sys::mount_attr;
 
@@ -27,12 +27,18 @@ pub struct AssembledRoot {
     mount: OwnedFd,
     requested: RequestedImage,
     source: String,
+    own_mounts: Vec<(&'static str, u64)>,
 }
 
 impl AssembledRoot {
     /// The image that the root was made from.
     pub fn requested(&self) -> &RequestedImage {
         &self.requested
+    }
+
+    /// The mounts that the new root consists of: mount point and unique identifier, the root first.
+    pub fn own_mounts(&self) -> &[(&'static str, u64)] {
+        &self.own_mounts
     }
 
     /// The source of the root's mount, as `findmnt` shows it.
@@ -175,12 +181,32 @@ pub fn assemble(
         }
     }
     attach_physical(physical, root, sysroot)?;
+    let own_mounts = own_mounts(root, &mounts, physical, sysroot)?;
     let requested = sealed.requested().clone();
     let mount = match transient {
         Some(mount) => mount,
         None => sealed.into_mount(),
     };
-    Ok(AssembledRoot { mount, requested, source })
+    Ok(AssembledRoot { mount, requested, source, own_mounts })
+}
+
+fn own_mounts(
+    root: BorrowedFd<'_>,
+    mounts: &[(&'static str, Option<OwnedFd>)],
+    physical: &PhysicalRoot,
+    sysroot: SysrootMount,
+) -> Result<Vec<(&'static str, u64)>, AssembleError> {
+    let state = mounts.iter().filter_map(|(name, mount)| mount.as_ref().map(|mount| (*name, mount.as_fd())));
+    let physical = (sysroot != SysrootMount::None).then_some(("sysroot", physical.copy()));
+    [("/", root)]
+        .into_iter()
+        .chain(state)
+        .chain(physical)
+        .map(|(name, mount)| match MountIds::of(mount) {
+            Ok(ids) => Ok((name, ids.unique)),
+            Err(reason) => Err(AssembleError::Kernel { subject: "identifier of a mount", reason }),
+        })
+        .collect()
 }
 
 fn attach_physical(physical: &PhysicalRoot, root: BorrowedFd<'_>, mount: SysrootMount) -> Result<(), AssembleError> {

@@ -5,7 +5,6 @@ use std::fmt;
 use std::path::Path;
 use std::time::Instant;
 
-use serde::Serialize;
 use thiserror::Error;
 
 use crate::assemble::{self, assemble};
@@ -17,6 +16,7 @@ use crate::inputs::{self, InputError};
 use crate::mount::KernelFeatures;
 use crate::mount::root::PhysicalRoot;
 use crate::mount::workbench::Workbench;
+use crate::names::names;
 use crate::policy::{self, Decision, Policy, Settings};
 use crate::prove::prove;
 use crate::report::{CheckRecord, EarlierReport, Report, Verdict};
@@ -30,8 +30,7 @@ pub const REFUSED: &str = "boot refused";
 pub const IN_PLACE: &str = "sealed root in place";
 
 /// The steps of a boot, as messages and the report name them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs, reason = "each is a step of the crate's flow")]
 pub enum Stage {
     Privileges,
@@ -46,6 +45,20 @@ pub enum Stage {
     Gate,
     Earlier,
 }
+
+names!(Stage:
+    Privileges = "privileges",
+    Ask = "ask",
+    Find = "find",
+    Measure = "measure",
+    LookInside = "look-inside",
+    Mount = "mount",
+    Assemble = "assemble",
+    Prove = "prove",
+    Replace = "replace",
+    Gate = "gate",
+    Earlier = "earlier"
+);
 
 impl fmt::Display for Stage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -217,7 +230,7 @@ fn build(
         log::warn!("{}, ignoring", chain(&error));
     }
     place::place(&proven, sysroot, workbench).at(Stage::Replace)?;
-    let mounts = tree::record(sysroot).at(Stage::Replace)?;
+    let mounts = tree::record(sysroot, proven.root().own_mounts()).at(Stage::Replace)?;
     clock.lap(report, Stage::Replace);
     report.sealed(proven.init(), mounts);
     Ok(proven.root().source().into())

@@ -41,9 +41,16 @@ impl CommandLine {
         )
     }
 
-    /// The values of every argument with this key, in order; an argument without `=` has none.
+    /// The values of every argument with this key, in order; an argument without `=` has none. As for the kernel and
+    /// for systemd, a hyphen in a key is an underscore.
     pub fn values<'a>(&'a self, key: &'a str) -> impl DoubleEndedIterator<Item = Option<&'a [u8]>> {
-        self.0.iter().filter(move |argument| argument.key == key.as_bytes()).map(|argument| argument.value.as_deref())
+        let same = |(a, b): (&u8, &u8)| a == b || matches!((a, b), (b'-', b'_') | (b'_', b'-'));
+        self.0
+            .iter()
+            .filter(move |argument| {
+                argument.key.len() == key.len() && argument.key.iter().zip(key.as_bytes()).all(same)
+            })
+            .map(|argument| argument.value.as_deref())
     }
 
     /// The value of the last argument with this key that has one, which is the one that systemd uses.

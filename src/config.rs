@@ -3,8 +3,15 @@
 //! Every setting is optional here; defaults and contradictions are [`crate::policy`]'s matter. An unknown key is an
 //! error in either file: a misspelt key must not weaken a machine in silence.
 
-use serde::{Deserialize, Serialize};
+mod document;
+mod settings;
+
+pub use settings::*;
+
 use thiserror::Error;
+
+use crate::names::names;
+use document::{Item, Value};
 
 /// sealroot's own file.
 pub const SEALROOT_TOML: &str = "/usr/lib/sealroot/sealroot.toml";
@@ -28,194 +35,6 @@ pub struct Config {
     pub sysroot: SysrootSection,
 }
 
-/// `layout`
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Layout {
-    /// /etc is an overlay by default.
-    Composefs,
-    /// /etc is a bind mount by default.
-    Bootc,
-}
-
-/// `policy.karg`
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum KargPolicy {
-    /// No composefs karg is a refusal.
-    Require,
-    /// No composefs karg means that there is nothing to do.
-    Optional,
-}
-
-/// `policy.unverified`
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum UnverifiedPolicy {
-    /// A `?` karg is a refusal.
-    Refuse,
-    /// A `?` karg boots unverified while Secure Boot is not enforced.
-    AllowWithoutSecureBoot,
-}
-
-/// `policy.secure-boot`
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum SecureBootPolicy {
-    /// Only reported.
-    Report,
-    /// A boot without enforced Secure Boot is a refusal.
-    Require,
-}
-
-/// `policy.missing-verity`
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum MissingVerity {
-    /// An image file without fs-verity is a refusal.
-    Refuse,
-    /// fs-verity is enabled after a digest in user space.
-    Enable,
-}
-
-/// `policy.check`: how much is checked before the pivot.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Check {
-    /// The kernel's measurement and the image's headers.
-    Digest,
-    /// The whole image file is read once.
-    Image,
-    /// Every object exists and is measured.
-    Objects,
-    /// Every object is read to its end.
-    Data,
-}
-
-/// `policy.on-failure`
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum OnFailure {
-    /// What suits the machine.
-    Auto,
-    /// systemd takes over.
-    Emergency,
-    /// Reboot.
-    Reboot,
-    /// Power off.
-    Poweroff,
-    /// Halt.
-    Halt,
-}
-
-/// `mount` of `[etc]` and `[var]`
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum StateMount {
-    /// An overlay over the sealed directory, its changes kept in the state directory.
-    Overlay,
-    /// The state directory itself.
-    Bind,
-    /// An overlay over the sealed directory, its changes gone at reboot.
-    #[serde(alias = "volatile")]
-    Transient,
-    /// The sealed directory as it is.
-    #[serde(alias = "root")]
-    None,
-}
-
-/// `mount` of `[sysroot]`: the physical root inside the booted system.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum SysrootMount {
-    /// Mounted read-only.
-    #[serde(rename = "readonly")]
-    ReadOnly,
-    /// Mounted read-write.
-    Writable,
-    /// Not there.
-    None,
-}
-
-/// One of `flags` of `[etc]` and `[var]`
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum MountFlag {
-    /// setuid and setgid bits have no effect.
-    Nosuid,
-    /// Device nodes have no effect.
-    Nodev,
-    /// Nothing can be executed.
-    Noexec,
-}
-
-/// `[policy]`
-#[derive(Clone, Copy, Debug, Default, Deserialize)]
-#[serde(default, rename_all = "kebab-case", deny_unknown_fields)]
-#[allow(missing_docs, reason = "each field is the key of the same name, its type says what it means")]
-pub struct PolicySection {
-    pub karg: Option<KargPolicy>,
-    pub unverified: Option<UnverifiedPolicy>,
-    pub secure_boot: Option<SecureBootPolicy>,
-    pub missing_verity: Option<MissingVerity>,
-    pub check: Option<Check>,
-    pub on_failure: Option<OnFailure>,
-    /// Seconds that the reason stays on the screen.
-    pub failure_delay: Option<u16>,
-}
-
-/// `[root]`
-#[derive(Clone, Copy, Debug, Default, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct RootSection {
-    /// Whether a writable tmpfs overlay lies over the sealed root.
-    pub transient: Option<bool>,
-}
-
-/// `[etc]`
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct EtcSection {
-    /// Where /etc comes from.
-    pub mount: Option<StateMount>,
-    /// The composefs tools' other way to say `mount = "transient"`.
-    pub transient: Option<bool>,
-    /// The flags of the mount at /etc.
-    pub flags: Option<Vec<MountFlag>>,
-}
-
-/// `[var]`, with the keys of `[etc]`
-pub type VarSection = EtcSection;
-
-/// `[sysroot]`
-#[derive(Clone, Copy, Debug, Default, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct SysrootSection {
-    /// The physical root inside the booted system.
-    pub mount: Option<SysrootMount>,
-}
-
-/// The keys of [`SEALROOT_TOML`].
-#[derive(Default, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-struct SealrootFile {
-    layout: Option<Layout>,
-    policy: PolicySection,
-    root: RootSection,
-    etc: EtcSection,
-    var: VarSection,
-    sysroot: SysrootSection,
-}
-
-/// The keys of [`SETUP_ROOT_CONF_TOML`].
-#[derive(Default, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-struct SetupRootFile {
-    root: RootSection,
-    etc: EtcSection,
-    var: VarSection,
-}
-
 /// Why a configuration file is refused.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[error("{file}:{line}: {reason}")]
@@ -228,24 +47,170 @@ pub struct ConfigError {
 impl Config {
     /// Parses [`SEALROOT_TOML`].
     pub fn from_sealroot_toml(text: &str) -> Result<Self, ConfigError> {
-        let SealrootFile { layout, policy, root, etc, var, sysroot } = parse(SEALROOT_TOML, text)?;
-        Ok(Self { layout, policy, root, etc, var, sysroot })
+        parse(SEALROOT_TOML, text, &[OUR_KEYS, STATE_KEYS].concat())
     }
 
     /// Parses [`SETUP_ROOT_CONF_TOML`].
     pub fn from_setup_root_conf(text: &str) -> Result<Self, ConfigError> {
-        let SetupRootFile { root, etc, var } = parse(SETUP_ROOT_CONF_TOML, text)?;
-        Ok(Self { root, etc, var, ..Self::default() })
+        parse(SETUP_ROOT_CONF_TOML, text, STATE_KEYS)
     }
 }
 
-fn parse<T: for<'de> Deserialize<'de>>(file: &'static str, text: &str) -> Result<T, ConfigError> {
-    toml::from_str(text).map_err(|error| {
-        let start = error.span().map_or(0, |span| span.start);
-        let line = 1 + text.bytes().take(start).filter(|byte| *byte == b'\n').count();
-        ConfigError { file, line, reason: error.message().replace('\n', ", ") }
-    })
+/// A key: its table, its name, and how its value gets into a [`Config`].
+type Key = (&'static [&'static str], &'static str, fn(&mut Config, Value) -> Result<(), String>);
+
+/// The keys that only [`SEALROOT_TOML`] has.
+const OUR_KEYS: &[Key] = &[
+    (&[], "layout", |config, value| set(&mut config.layout, value)),
+    (&["policy"], "karg", |config, value| set(&mut config.policy.karg, value)),
+    (&["policy"], "unverified", |config, value| set(&mut config.policy.unverified, value)),
+    (&["policy"], "secure-boot", |config, value| set(&mut config.policy.secure_boot, value)),
+    (&["policy"], "missing-verity", |config, value| set(&mut config.policy.missing_verity, value)),
+    (&["policy"], "check", |config, value| set(&mut config.policy.check, value)),
+    (&["policy"], "on-failure", |config, value| set(&mut config.policy.on_failure, value)),
+    (&["policy"], "failure-delay", |config, value| set(&mut config.policy.failure_delay, value)),
+    (&["sysroot"], "mount", |config, value| set(&mut config.sysroot.mount, value)),
+];
+
+/// The keys of both files.
+const STATE_KEYS: &[Key] = &[
+    (&["root"], "transient", |config, value| set(&mut config.root.transient, value)),
+    (&["etc"], "mount", |config, value| set(&mut config.etc.mount, value)),
+    (&["etc"], "transient", |config, value| set(&mut config.etc.transient, value)),
+    (&["etc"], "flags", |config, value| set(&mut config.etc.flags, value)),
+    (&["var"], "mount", |config, value| set(&mut config.var.mount, value)),
+    (&["var"], "transient", |config, value| set(&mut config.var.transient, value)),
+    (&["var"], "flags", |config, value| set(&mut config.var.flags, value)),
+];
+
+fn parse(file: &'static str, text: &str, keys: &[Key]) -> Result<Config, ConfigError> {
+    let failed = |offset, reason| {
+        let line = 1 + text.bytes().take(offset).filter(|byte| *byte == b'\n').count();
+        ConfigError { file, line, reason }
+    };
+    let items = document::items(text).map_err(|error| failed(error.offset, error.reason))?;
+    let mut config = Config::default();
+    let mut tables: Vec<Vec<String>> = Vec::new();
+    for Item { offset, path, value } in items {
+        let result = match value {
+            Some(value) => set_key(&mut config, keys, &mut tables, &path, value),
+            None => open_table(keys, &mut tables, &path),
+        };
+        result.map_err(|reason| failed(offset, reason))?;
+    }
+    Ok(config)
 }
+
+fn open_table(keys: &[Key], tables: &mut Vec<Vec<String>>, path: &[String]) -> Result<(), String> {
+    if !keys.iter().any(|(table, ..)| path == *table) {
+        let mut known: Vec<_> = keys.iter().filter_map(|(table, ..)| table.first().copied()).collect();
+        known.dedup();
+        return Err(format!("unknown table '{}', expected {}", dotted(path), one_of(&known)));
+    }
+    if tables.iter().any(|table| table == path) {
+        return Err(format!("table '{}' is defined twice", dotted(path)));
+    }
+    tables.push(path.to_vec());
+    Ok(())
+}
+
+fn set_key(
+    config: &mut Config,
+    keys: &[Key],
+    tables: &mut Vec<Vec<String>>,
+    path: &[String],
+    value: Value,
+) -> Result<(), String> {
+    let Some((name, table)) = path.split_last() else { return Ok(()) };
+    let Some((.., set)) = keys.iter().find(|(known, key, _)| table == *known && name == key) else {
+        let known: Vec<_> = keys.iter().filter_map(|(known, key, _)| (table == *known).then_some(*key)).collect();
+        let known = if known.is_empty() { "a known table".into() } else { one_of(&known) };
+        return Err(format!("unknown key '{}', expected {known}", dotted(path)));
+    };
+    // A dotted key defines its table as a header does.
+    if !tables.iter().any(|known| known == table) {
+        tables.push(table.to_vec());
+    }
+    set(config, value).map_err(|reason| format!("{}: {reason}", dotted(path)))
+}
+
+/// A name for messages, whatever it consists of.
+fn dotted(path: &[String]) -> String {
+    path.join(".").escape_default().to_string()
+}
+
+/// `one of 'a', 'b'`
+fn one_of(names: &[&str]) -> String {
+    format!("one of '{}'", names.join("', '"))
+}
+
+fn set<T: FromValue>(slot: &mut Option<T>, value: Value) -> Result<(), String> {
+    if slot.is_some() {
+        return Err("set twice".into());
+    }
+    *slot = Some(T::from_value(value)?);
+    Ok(())
+}
+
+/// A type that a key can have. The error is what was expected and what was found.
+trait FromValue: Sized {
+    fn from_value(value: Value) -> Result<Self, String>;
+}
+
+impl FromValue for bool {
+    fn from_value(value: Value) -> Result<Self, String> {
+        match value {
+            Value::Boolean(value) => Ok(value),
+            other => Err(format!("expected true or false, found {other}")),
+        }
+    }
+}
+
+impl FromValue for u16 {
+    fn from_value(value: Value) -> Result<Self, String> {
+        match value {
+            Value::Integer(number) => Self::try_from(number).map_err(|_| value),
+            other => Err(other),
+        }
+        .map_err(|found| format!("expected an integer from 0 to {}, found {found}", Self::MAX))
+    }
+}
+
+impl<T: FromValue> FromValue for Vec<T> {
+    fn from_value(value: Value) -> Result<Self, String> {
+        match value {
+            Value::Array(elements) => elements.into_iter().map(T::from_value).collect(),
+            other => Err(format!("expected an array, found {other}")),
+        }
+    }
+}
+
+/// Gives an enum the names of its values, for the report and for files; `or` another that files may say.
+macro_rules! named {
+    ($type:ident: $($value:ident = $name:literal $(or $other:literal)?),+) => {
+        names!($type: $($value = $name),+);
+
+        impl FromValue for $type {
+            fn from_value(value: Value) -> Result<Self, String> {
+                match value {
+                    $(Value::String(name) if name == $name $(|| name == $other)? => Ok(Self::$value),)+
+                    other => Err(format!("expected {}, found {other}", one_of(&[$($name),+]))),
+                }
+            }
+        }
+    };
+}
+
+named!(Layout: Composefs = "composefs", Bootc = "bootc");
+named!(KargPolicy: Require = "require", Optional = "optional");
+named!(UnverifiedPolicy: Refuse = "refuse", AllowWithoutSecureBoot = "allow-without-secure-boot");
+named!(SecureBootPolicy: Report = "report", Require = "require");
+named!(MissingVerity: Refuse = "refuse", Enable = "enable");
+named!(Check: Digest = "digest", Image = "image", Objects = "objects", Data = "data");
+named!(OnFailure: Auto = "auto", Emergency = "emergency", Reboot = "reboot", Poweroff = "poweroff", Halt = "halt");
+named!(StateMount: Overlay = "overlay", Bind = "bind", Transient = "transient" or "volatile", None = "none" or "root");
+named!(SysrootMount: ReadOnly = "readonly", Writable = "writable", None = "none");
+named!(MountFlag: Nosuid = "nosuid", Nodev = "nodev", Noexec = "noexec");
 
 #[cfg(test)]
 mod tests {
@@ -305,23 +270,149 @@ mod tests {
         for (text, message) in [
             (
                 "\n[policy]\nkrag = \"require\"\n",
-                "/usr/lib/sealroot/sealroot.toml:3: unknown field `krag`, expected one of `karg`, `unverified`, \
-                 `secure-boot`, `missing-verity`, `check`, `on-failure`, `failure-delay`",
+                "3: unknown key 'policy.krag', expected one of 'karg', 'unverified', 'secure-boot', 'missing-verity', \
+                 'check', 'on-failure', 'failure-delay'",
             ),
             (
                 "[policy]\ncheck = \"none\"\n",
-                "/usr/lib/sealroot/sealroot.toml:2: unknown variant `none`, expected one of `digest`, `image`, \
-                 `objects`, `data`",
+                "2: policy.check: expected one of 'digest', 'image', 'objects', 'data', found 'none'",
             ),
-            ("[extra]\n", "/usr/lib/sealroot/sealroot.toml:1: unknown field `extra`, "),
-            ("[policy]\nfailure-delay = -1\n", "/usr/lib/sealroot/sealroot.toml:2: invalid value: integer `-1`"),
-            ("[policy]\nkarg = 7\n", "/usr/lib/sealroot/sealroot.toml:2: "),
-            ("[policy", "/usr/lib/sealroot/sealroot.toml:1: "),
-            ("[var]\nflags = [\"suid\"]\n", "/usr/lib/sealroot/sealroot.toml:2: unknown variant `suid`"),
+            ("[policy]\nkarg = 7\n", "2: policy.karg: expected one of 'require', 'optional', found 7"),
+            (
+                "[policy]\nkarg = \"Require\"\n",
+                "2: policy.karg: expected one of 'require', 'optional', found 'Require'",
+            ),
+            ("[extra]\n", "1: unknown table 'extra', expected one of 'policy', 'sysroot', 'root', 'etc', 'var'"),
+            ("[policy.extra]\n", "1: unknown table 'policy.extra', expected one of 'policy', "),
+            ("[policy.karg]\n", "1: unknown table 'policy.karg', expected one of 'policy', "),
+            ("policy = \"require\"\n", "1: unknown key 'policy', expected one of 'layout'"),
+            ("extra.karg = 1\n", "1: unknown key 'extra.karg', expected a known table"),
+            ("\"policy.karg\" = \"optional\"\n", "1: unknown key 'policy.karg', expected one of 'layout'"),
+            ("\"\".layout = \"bootc\"\n", "1: unknown key '.layout', expected a known table"),
+            ("[\"\"]\nlayout = \"bootc\"\n", "1: unknown table '', expected one of "),
+            ("\"a\\nb\" = 1\n", "1: unknown key 'a\\nb', expected "),
+            (
+                "[policy]\nfailure-delay = -1\n",
+                "2: policy.failure-delay: expected an integer from 0 to 65535, found -1",
+            ),
+            (
+                "[policy]\nfailure-delay = 65536\n",
+                "2: policy.failure-delay: expected an integer from 0 to 65535, found 65536",
+            ),
+            (
+                "[policy]\nfailure-delay = 99999999999999999999\n",
+                "2: policy.failure-delay: expected an integer from 0 to 65535, found 99999999999999999999",
+            ),
+            (
+                "[policy]\nfailure-delay = 1.5\n",
+                "2: policy.failure-delay: expected an integer from 0 to 65535, found 1.5",
+            ),
+            (
+                "[policy]\nfailure-delay = 1979-05-27\n",
+                "2: policy.failure-delay: expected an integer from 0 to 65535, found 1979-05-27",
+            ),
+            ("[root]\ntransient = \"true\"\n", "2: root.transient: expected true or false, found 'true'"),
+            ("[var]\nflags = [\"suid\"]\n", "2: var.flags: expected one of 'nosuid', 'nodev', 'noexec', found 'suid'"),
+            ("[var]\nflags = [\"nosuid\",\n7]\n", "2: var.flags: expected one of 'nosuid', 'nodev', 'noexec', found 7"),
+            ("[var]\nflags = \"nosuid\"\n", "2: var.flags: expected an array, found 'nosuid'"),
+            ("[etc]\nmount = [\"bind\"]\n", "2: etc.mount: expected one of 'overlay', "),
+            ("[etc]\nmount = \"bind\"\nmount = \"bind\"\n", "3: etc.mount: set twice"),
+            ("layout = \"bootc\"\n\"layout\" = \"bootc\"\n", "2: layout: set twice"),
+            ("[etc]\n[var]\n[etc]\n", "3: table 'etc' is defined twice"),
+            ("etc.mount = \"bind\"\n[etc]\n", "2: table 'etc' is defined twice"),
+            ("etc = { mount = \"bind\" }\n", "1: inline tables are not supported"),
+            ("[[etc]]\nmount = \"bind\"\n", "1: arrays of tables are not supported"),
+            ("[var]\nflags = [[\"nosuid\"]]\n", "2: arrays in arrays are not supported"),
+            ("[var]\nflags = [{}]\n", "2: inline tables are not supported"),
         ] {
             let found = Config::from_sealroot_toml(text).unwrap_err().to_string();
-            assert!(found.starts_with(message), "{text:?}: {found}");
+            assert!(found.starts_with(&format!("{SEALROOT_TOML}:{message}")), "{text:?}: {found}");
             assert!(!found.contains('\n'), "{text:?}: {found}");
+        }
+    }
+
+    #[test]
+    fn every_name_of_every_value() {
+        for text in [
+            "layout = \"composefs\"",
+            "policy.karg = \"require\"\npolicy.check = \"image\"",
+            "[policy]\nunverified = \"refuse\"\nsecure-boot = \"report\"\nmissing-verity = \"refuse\"",
+            "[policy]\nkarg = 'require' # comment\r\ncheck = \"\"\"digest\"\"\"\r\n\r\n",
+            "\u{feff}[ policy ]\n\"ka\\u0072g\" = \"\\u0072equire\"\nfailure-delay = 0xff",
+            "[policy]\nfailure-delay = +65_535\non-failure = \"emergency\"",
+            "[var]\nmount = \"bind\"\nflags = [ # why\n  \"nodev\",\n  \"noexec\",\n]\ntransient = false",
+            "[sysroot]\nmount = \"readonly\"\n[etc]\nmount = \"overlay\"",
+            "[sysroot]\nmount = \"writable\"\n[etc]\nmount = \"transient\"",
+            "[etc]\nmount = \"none\"",
+            "[policy]\n[etc]\n",
+            "",
+        ] {
+            Config::from_sealroot_toml(text).unwrap();
+        }
+        let delay = |text| Config::from_sealroot_toml(text).unwrap().policy.failure_delay;
+        assert_eq!(delay("policy.failure-delay = 0xff"), Some(255));
+        assert_eq!(delay("policy.failure-delay = 65_535"), Some(65_535));
+        assert_eq!(StateMount::None.name(), "none");
+    }
+
+    #[test]
+    fn no_text_is_a_panic() {
+        let nested = |open: &str| format!("layout = {}", open.repeat(65_536));
+        for text in [
+            "[policy",
+            "[policy\n",
+            "[]",
+            "[.]",
+            "[policy.]",
+            "]",
+            "=",
+            "= 1",
+            "karg",
+            "karg =",
+            "karg = =",
+            ".karg = 1",
+            "policy..karg = 1",
+            "layout = \"bootc",
+            "layout = 'bootc\n",
+            "layout = \"\"\"bootc",
+            "layout = \"\\x\"",
+            "layout = \"\\ud800\"",
+            "layout = \"\\",
+            "layout = \"bootc\" layout = \"bootc\"",
+            "layout = \"bo\u{0}otc\"",
+            "layout = \"b\u{f6}\u{1f4a5}tc\"",
+            "layout = \u{f6}",
+            "layout = +\u{f6}",
+            "layout = 0x\u{f6}",
+            "layout = +-0x_",
+            "layout = 0_",
+            "layout = 1e",
+            "layout = 1979-99-99T",
+            "layout = tru",
+            "layout = inf",
+            "layout = -nan",
+            "layout = [",
+            "layout = [,]",
+            "layout = [1 2]",
+            "layout = [1]]",
+            "layout = {",
+            "layout = {a",
+            "layout = {a=[{",
+            "etc]]\n[[etc",
+            "\u{f6} = 1",
+            "\r",
+            "\u{0}",
+            "\u{feff}\u{feff}",
+            &nested("["),
+            &nested("{a="),
+            &nested("[{a="),
+            &nested("a."),
+            &nested("\"\\"),
+            &format!("[{}]", "a.".repeat(65_536)),
+            &"[".repeat(65_536),
+        ] {
+            let found = Config::from_sealroot_toml(text).unwrap_err().to_string();
+            assert!(found.starts_with(SEALROOT_TOML) && !found.contains('\n'), "{text:.40}: {found:.200}");
         }
     }
 }

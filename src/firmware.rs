@@ -2,8 +2,9 @@
 
 use std::str;
 
-use serde::Serialize;
 use thiserror::Error;
+
+use crate::names::names;
 
 /// A variable of the firmware that sealroot reads, by its name in efivarfs.
 pub const SECURE_BOOT: &str = "SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c";
@@ -11,8 +12,7 @@ pub const SECURE_BOOT: &str = "SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c";
 pub const SETUP_MODE: &str = "SetupMode-8be4df61-93ca-11d2-aa0d-00e098032b8c";
 
 /// Whether the firmware checks signatures.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SecureBoot {
     /// `SecureBoot` is 1 and `SetupMode` is 0.
     Enforced,
@@ -24,17 +24,7 @@ pub enum SecureBoot {
     Unknown,
 }
 
-impl SecureBoot {
-    /// The name that the report and messages use.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Enforced => "enforced",
-            Self::Off => "off",
-            Self::Unsupported => "unsupported",
-            Self::Unknown => "unknown",
-        }
-    }
-}
+names!(SecureBoot: Enforced = "enforced", Off = "off", Unsupported = "unsupported", Unknown = "unknown");
 
 /// A variable whose content is not what its specification says.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]

@@ -26,8 +26,6 @@ use crate::verify::VerifiedImage;
 const COMPOSEFS_MAGIC: u32 = 0xd078_629a;
 /// The only `version` of the composefs header.
 const COMPOSEFS_HEADER_VERSION: u32 = 1;
-/// No root directory of an operating system has more entries.
-const MAX_ROOT_ENTRIES: usize = 65_536;
 /// How much is read at once when all of the image is read.
 const CHUNK: usize = 256 * 1024;
 
@@ -114,10 +112,30 @@ pub enum ImageError {
     },
 }
 
-/// What erofs-rs said; its own error type is no [`std::error::Error`] in the build that sealroot uses.
+/// What erofs-rs found.
 #[derive(Debug, Error)]
 #[error("{0}")]
 pub struct ErofsReason(String);
+
+impl ErofsReason {
+    /// In words of our own: erofs-rs's would bring a formatter of parser reports into the program.
+    fn new(error: erofs_rs::Error) -> Self {
+        use erofs_rs::Error;
+        let (kind, subject) = match error {
+            Error::InvalidSuperblock(subject) => ("invalid super block", subject),
+            Error::CorruptedData(subject) => ("corrupted data", subject),
+            Error::NotSupported(subject) => ("not supported", subject),
+            Error::OutOfBounds(subject) => ("out of bounds", subject),
+            Error::OutOfRange(offset, size) => ("out of range", format!("{offset} of {size}")),
+            Error::Overflow(subject) => ("integer overflow", subject.into()),
+            Error::InvalidDirentFileType(found) => ("invalid type in a directory entry", found.to_string()),
+            Error::PathNotFound(path) | Error::NotAFile(path) | Error::NotADirectory(path) => ("unexpected file", path),
+            Error::NotASymlink(inode) => ("unexpected inode", inode.to_string()),
+            Error::BinRead(_) => ("corrupted data", "a structure that cannot be read".into()),
+        };
+        Self(format!("{kind}: {subject}"))
+    }
+}
 
 /// Looks inside `image`, which must have each of `mount_points` as a directory in its root.
 pub fn inspect(
@@ -169,54 +187,22 @@ fn check_header(name: &str, expected: FormatVersion, header: [u8; 16]) -> Result
 
 fn check_mount_points(name: &str, file: &File, mount_points: &[&'static str]) -> Result<(), ImageError> {
     let reader = Reader { file, failure: Mutex::new(Cell::new(None)) };
-    let found = match completed(directories(&reader, mount_points)) {
-        Some(Ok(found)) => found,
-        Some(Err(error)) => {
-            let failure = reader.failure.into_inner().ok().and_then(Cell::into_inner);
-            return Err(match failure {
-                Some(reason) => ImageError::Damaged { name: name.into(), reason },
-                None => ImageError::Erofs { name: name.into(), reason: ErofsReason(error.to_string()) },
-            });
-        }
-        None => {
-            let reason = ErofsReason("the reader did not finish".into());
-            return Err(ImageError::Erofs { name: name.into(), reason });
-        }
+    let failed = |error| match reader.failure.lock().ok().and_then(|failure| failure.take()) {
+        Some(reason) => ImageError::Damaged { name: name.into(), reason },
+        None => ImageError::Erofs { name: name.into(), reason: ErofsReason::new(error) },
     };
-    match mount_points.iter().zip(found).find(|(_, kind)| *kind != Entry::Directory) {
-        None => Ok(()),
-        Some((mount_point, kind)) => {
-            let found = if kind == Entry::Absent { "nothing" } else { "something else" };
-            Err(ImageError::MountPoint { name: name.into(), mount_point, found })
-        }
-    }
-}
-
-/// What the root directory has under a name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Entry {
-    Absent,
-    Directory,
-    Other,
-}
-
-/// What the root directory of an image has under each of `names`.
-async fn directories<I: AsyncImage>(image: I, names: &[&str]) -> erofs_rs::Result<Vec<Entry>> {
-    let filesystem = EroFS::new(image).await?;
-    let mut found = vec![Entry::Absent; names.len()];
-    let mut root = filesystem.read_dir("/").await?;
-    let mut left = MAX_ROOT_ENTRIES;
-    while let Some(entry) = root.next_entry().await {
-        let entry = entry?;
-        left = left.checked_sub(1).ok_or(erofs_rs::Error::Overflow("entries of the root directory"))?;
-        let Some(index) = names.iter().position(|name| entry.dir_entry.file_name() == name.as_bytes()) else {
-            continue;
+    let filesystem = completed(EroFS::new(&reader)).map_err(failed)?;
+    for mount_point in mount_points {
+        // A directory is what is found by a name that ends with a slash, and cannot be opened as a file.
+        let found = match completed(filesystem.open(format!("{mount_point}/"))) {
+            Err(erofs_rs::Error::NotAFile(_)) => continue,
+            Err(erofs_rs::Error::PathNotFound(_)) => "nothing",
+            Ok(_) | Err(erofs_rs::Error::NotADirectory(_)) => "something else",
+            Err(error) => return Err(failed(error)),
         };
-        if let Some(slot) = found.get_mut(index) {
-            *slot = if entry.inode.is_dir() { Entry::Directory } else { Entry::Other };
-        }
+        return Err(ImageError::MountPoint { name: name.into(), mount_point, found });
     }
-    Ok(found)
+    Ok(())
 }
 
 /// An image file as erofs-rs reads it. The first failure of the file itself is kept, for the message.
@@ -241,10 +227,10 @@ impl AsyncImage for &Reader<'_> {
 }
 
 /// The result of a future that never waits, because what it awaits reads from a file.
-fn completed<F: Future>(future: F) -> Option<F::Output> {
+fn completed<T>(future: impl Future<Output = erofs_rs::Result<T>>) -> erofs_rs::Result<T> {
     match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
-        Poll::Ready(output) => Some(output),
-        Poll::Pending => None,
+        Poll::Ready(result) => result,
+        Poll::Pending => Err(erofs_rs::Error::NotSupported("waiting for a file".into())),
     }
 }
 

@@ -36,6 +36,7 @@ pub mod inputs;
 pub mod kmsg;
 mod lookup;
 pub mod mount;
+mod names;
 pub mod openings;
 pub mod place;
 pub mod policy;

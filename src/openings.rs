@@ -1,14 +1,12 @@
 //! What a command line leaves open that sealroot cannot close by itself (the README's "What is not protected").
 
-use serde::Serialize;
-
 use crate::cmdline::CommandLine;
 use crate::config::StateMount;
 use crate::firmware::Lockdown;
+use crate::names::names;
 
 /// A way around the seal that the command line leaves open.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Opening {
     /// PID 1 takes credentials from SMBIOS strings, and with them units.
     ImportedCredentials,
@@ -19,6 +17,13 @@ pub enum Opening {
     /// A hibernation image on the disk can be resumed.
     Hibernation,
 }
+
+names!(Opening:
+    ImportedCredentials = "imported-credentials",
+    Fstab = "fstab",
+    InitrdShell = "initrd-shell",
+    Hibernation = "hibernation"
+);
 
 impl Opening {
     /// What would close it, for the warning line.
@@ -34,7 +39,8 @@ impl Opening {
 
 /// The openings of a boot, in the order of [`Opening`].
 pub fn find(command_line: &CommandLine, etc: StateMount, lockdown: Lockdown) -> Vec<Opening> {
-    let is_off = |key| command_line.last_value(key).is_some_and(is_false);
+    // The last one counts, and one without a value means yes.
+    let is_off = |key| command_line.values(key).next_back().flatten().is_some_and(is_false);
     let has = |key| command_line.values(key).next().is_some();
     let persistent_etc = matches!(etc, StateMount::Overlay | StateMount::Bind);
     let emergency_stops = matches!(command_line.last_value("rd.emergency"), Some(b"halt" | b"reboot" | b"poweroff"));
@@ -79,6 +85,11 @@ mod tests {
         for (remove, add, opening) in [
             ("systemd.import_credentials=no", "", ImportedCredentials),
             ("systemd.import_credentials=no", "systemd.import_credentials=yes", ImportedCredentials),
+            (
+                "systemd.import_credentials=no",
+                "systemd.import_credentials=no systemd.import_credentials",
+                ImportedCredentials,
+            ),
             ("fstab=no", "", Fstab),
             ("rd.shell=0", "", InitrdShell),
             ("rd.emergency=halt", "", InitrdShell),
@@ -86,6 +97,8 @@ mod tests {
             ("", "rd.break=pre-pivot", InitrdShell),
             ("", "SYSTEMD_SULOGIN_FORCE=1", InitrdShell),
             ("", "rd.systemd.debug_shell", InitrdShell),
+            ("", "systemd.debug-shell", InitrdShell),
+            ("", "rd.shell", InitrdShell),
             ("noresume", "", Hibernation),
         ] {
             let line = format!("{} {add}", SEALED.replace(remove, ""));
@@ -98,6 +111,8 @@ mod tests {
         let line = SEALED.replace("fstab=no", "");
         assert_eq!(openings(&line, StateMount::Transient), []);
         assert_eq!(openings(&line, StateMount::None), []);
+        let line = SEALED.replace("import_credentials", "import-credentials");
+        assert_eq!(openings(&line, StateMount::Overlay), []);
         let line = SEALED.replace("noresume", "");
         assert_eq!(find(&CommandLine::split(line.as_bytes()), StateMount::None, Lockdown::Active), []);
     }

@@ -2,7 +2,7 @@
 //!
 //! Command line and configuration come from the signed UKI and may decide; nothing here ever looks at the disk.
 
-use serde::Serialize;
+use miniserde::Serialize;
 use thiserror::Error;
 
 use crate::cmdline::{BootRequest, CmdlineError, CommandLine, RequestedImage, RequestedVerification};
@@ -11,23 +11,27 @@ use crate::config::{
     UnverifiedPolicy,
 };
 use crate::firmware::SecureBoot;
+use crate::names::names;
 
 /// Where a setting's value came from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Origin {
     /// The built-in default.
-    #[serde(rename = "default")]
     Default,
     /// [`crate::config::SEALROOT_TOML`]
-    #[serde(rename = "/usr/lib/sealroot/sealroot.toml")]
     SealrootToml,
     /// [`crate::config::SETUP_ROOT_CONF_TOML`]
-    #[serde(rename = "/usr/lib/composefs/setup-root-conf.toml")]
     SetupRootConf,
     /// The kernel command line.
-    #[serde(rename = "command line")]
     CommandLine,
 }
+
+names!(Origin:
+    Default = "default",
+    SealrootToml = "/usr/lib/sealroot/sealroot.toml",
+    SetupRootConf = "/usr/lib/composefs/setup-root-conf.toml",
+    CommandLine = "command line"
+);
 
 /// A value with its origin.
 #[derive(Clone, Debug, Serialize)]

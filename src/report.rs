@@ -1,11 +1,16 @@
 //! `/run/sealroot/report.json`: what was decided, done and found, for the gate, the booted system and people.
 
+use std::borrow::Cow;
+use std::collections::VecDeque;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
+use std::iter;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
+use std::str;
 
-use serde::{Deserialize, Serialize};
+use miniserde::ser::{Fragment, Map};
+use miniserde::{Deserialize, Serialize, json};
 use thiserror::Error;
 
 use crate::boot::Stage;
@@ -27,13 +32,15 @@ const MAX_REPORT: u64 = 1024 * 1024;
 
 /// How a boot was judged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
 pub enum Verdict {
     /// The sealed root is at /sysroot.
+    #[serde(rename = "sealed")]
     Sealed,
     /// Nothing may boot.
+    #[serde(rename = "refused")]
     Refused,
     /// No karg asked for a sealed root, and the configuration allows that.
+    #[serde(rename = "not-requested")]
     NotRequested,
 }
 
@@ -52,32 +59,26 @@ impl CheckRecord {
 }
 
 /// The report while it is written.
-#[derive(Debug, Serialize)]
+#[derive(Debug)]
 pub struct Report {
     schema: u32,
     version: &'static str,
     verdict: Verdict,
     /// Why the boot was refused: the line in the log.
-    #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<String>,
-    #[serde(flatten, skip_serializing_if = "Option::is_none")]
     image: Option<ImageRecord>,
     /// The program that systemd was found to start.
-    #[serde(skip_serializing_if = "Option::is_none")]
     init: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
     secure_boot: Option<SecureBoot>,
-    #[serde(skip_serializing_if = "Option::is_none")]
     policy: Option<Settings>,
     openings: Vec<Opening>,
-    #[serde(skip_serializing_if = "Option::is_none")]
     kernel: Option<KernelFeatures>,
     checks: Vec<CheckRecord>,
     mounts: Vec<MountRecord>,
 }
 
 /// The image that was mounted.
-#[derive(Debug, Serialize)]
+#[derive(Debug)]
 struct ImageRecord {
     digest: String,
     algorithm: &'static str,
@@ -90,10 +91,8 @@ struct ImageRecord {
 pub struct EarlierReport {
     schema: u32,
     verdict: Verdict,
-    #[serde(default)]
     reason: Option<String>,
-    #[serde(default)]
-    mounts: Vec<MountRecord>,
+    mounts: Option<Vec<MountRecord>>,
 }
 
 /// Why a report cannot be written or read.
@@ -103,8 +102,8 @@ pub enum ReportError {
     #[error("'{REPORT}'")]
     File(#[source] io::Error),
     /// The content is no report.
-    #[error("'{REPORT}'")]
-    Json(#[source] serde_json::Error),
+    #[error("'{REPORT}': expected a report, found something else")]
+    Content,
     /// The report is of another version of the program.
     #[error("'{REPORT}': expected schema {SCHEMA}, found {found}")]
     Schema {
@@ -182,16 +181,104 @@ impl Report {
 
     /// Writes the report, whole or not at all.
     pub fn write(&self) -> Result<(), ReportError> {
-        let mut text = serde_json::to_vec_pretty(self).map_err(ReportError::Json)?;
-        text.push(b'\n');
+        let text = indent(&json::to_string(self));
         create_directory()
             .and_then(|()| {
                 let mut file = File::options().write(true).create(true).truncate(true).mode(0o644).open(NEW_REPORT)?;
-                file.write_all(&text)?;
+                file.write_all(text.as_bytes())?;
                 fs::rename(NEW_REPORT, REPORT)
             })
             .map_err(ReportError::File)
     }
+}
+
+impl Serialize for Report {
+    /// What is not known is left out.
+    fn begin(&self) -> Fragment<'_> {
+        let mut fields = Fields::default();
+        fields.push("schema", &self.schema);
+        fields.push("version", &self.version);
+        fields.push("verdict", &self.verdict);
+        fields.push_known("reason", self.reason.as_ref());
+        if let Some(image) = &self.image {
+            fields.push("digest", &image.digest);
+            fields.push("algorithm", &image.algorithm);
+            fields.push("format", &image.format);
+            fields.push("karg", &image.karg);
+        }
+        fields.push_known("init", self.init.as_ref());
+        fields.push_known("secure_boot", self.secure_boot.as_ref());
+        fields.push_known("policy", self.policy.as_ref());
+        fields.push("openings", &self.openings);
+        fields.push_known("kernel", self.kernel.as_ref());
+        fields.push("checks", &self.checks);
+        fields.push("mounts", &self.mounts);
+        Fragment::Map(Box::new(fields))
+    }
+}
+
+/// The fields of an object, in the order in which they are written.
+#[derive(Default)]
+struct Fields<'a>(VecDeque<(&'static str, &'a dyn Serialize)>);
+
+impl<'a> Fields<'a> {
+    fn push(&mut self, name: &'static str, value: &'a dyn Serialize) {
+        self.0.push_back((name, value));
+    }
+
+    fn push_known(&mut self, name: &'static str, value: Option<&'a impl Serialize>) {
+        if let Some(value) = value {
+            self.push(name, value);
+        }
+    }
+}
+
+impl Map for Fields<'_> {
+    fn next(&mut self) -> Option<(Cow<'_, str>, &dyn Serialize)> {
+        self.0.pop_front().map(|(name, value)| (Cow::Borrowed(name), value))
+    }
+}
+
+/// JSON of one line as people read it: a line for each value, indented by two spaces.
+fn indent(json: &str) -> String {
+    let mut text = String::with_capacity(2 * json.len());
+    let mut depth = 0;
+    let mut in_string = false;
+    let mut previous = ' ';
+    for character in json.chars() {
+        if in_string {
+            text.push(character);
+            // A backslash that is escaped itself escapes nothing.
+            in_string = character != '"' || previous == '\\';
+            previous = if previous == '\\' { ' ' } else { character };
+            continue;
+        }
+        match character {
+            ']' | '}' => {
+                depth -= 1;
+                if !matches!(previous, '[' | '{') {
+                    new_line(&mut text, depth);
+                }
+            }
+            _ if matches!(previous, '[' | '{' | ',') => new_line(&mut text, depth),
+            _ => {}
+        }
+        text.push(character);
+        match character {
+            '[' | '{' => depth += 1,
+            ':' => text.push(' '),
+            _ => {}
+        }
+        in_string = character == '"';
+        previous = if in_string { ' ' } else { character };
+    }
+    text.push('\n');
+    text
+}
+
+fn new_line(text: &mut String, depth: usize) {
+    text.push('\n');
+    text.extend(iter::repeat_n("  ", depth));
 }
 
 /// Makes [`DIRECTORY`] where it is missing.
@@ -214,7 +301,8 @@ impl EarlierReport {
 
     /// Parses a report.
     pub fn parse(text: &[u8]) -> Result<Self, ReportError> {
-        let report: Self = serde_json::from_slice(text).map_err(ReportError::Json)?;
+        let text = str::from_utf8(text).map_err(|_| ReportError::Content)?;
+        let report: Self = json::from_str(text).map_err(|_| ReportError::Content)?;
         if report.schema == SCHEMA { Ok(report) } else { Err(ReportError::Schema { found: report.schema }) }
     }
 
@@ -230,7 +318,7 @@ impl EarlierReport {
 
     /// The mount tree that was made, the root first.
     pub fn mounts(&self) -> &[MountRecord] {
-        &self.mounts
+        self.mounts.as_deref().unwrap_or_default()
     }
 }
 
@@ -242,13 +330,35 @@ mod tests {
     fn what_is_written_can_be_read() {
         let mut report = Report::default();
         report.refused("because");
-        let read = EarlierReport::parse(&serde_json::to_vec(&report).unwrap()).unwrap();
+        let read = EarlierReport::parse(json::to_string(&report).as_bytes()).unwrap();
         assert_eq!((read.verdict(), read.reason()), (Verdict::Refused, "because"));
         let text = r#"{"schema":1,"verdict":"sealed","mounts":[{"point":"/","id":9,"parent":1,"type":"overlay",
             "source":"composefs:00","flags":["ro"],"options":["verity=require"]}]}"#;
         let read = EarlierReport::parse(text.as_bytes()).unwrap();
         assert_eq!(read.verdict(), Verdict::Sealed);
         assert_eq!(read.mounts()[0].id(), 9);
+    }
+
+    #[test]
+    fn the_report_is_indented_as_people_read_it() {
+        let json = r#"{"a":[],"b":{},"c":["x: [\"{,}\\",{"d":1}],"e":"\\\\"}"#;
+        let expected = r#"{
+  "a": [],
+  "b": {},
+  "c": [
+    "x: [\"{,}\\",
+    {
+      "d": 1
+    }
+  ],
+  "e": "\\\\"
+}
+"#;
+        assert_eq!(indent(json), expected);
+        let mut report = Report::default();
+        report.refused("a \"b\"\\\n[c]");
+        let value: serde_json::Value = serde_json::from_str(&indent(&json::to_string(&report))).unwrap();
+        assert_eq!(value["reason"], "a \"b\"\\\n[c]");
     }
 
     #[test]

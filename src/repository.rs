@@ -7,8 +7,8 @@ use std::fs::File;
 use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use miniserde::{Deserialize, json};
 use rustix::io::Errno;
-use serde::Deserialize;
 use thiserror::Error;
 
 use crate::cmdline::RequestedImage;
@@ -76,17 +76,15 @@ pub enum RepositoryError {
 }
 
 /// The part of `meta.json` that can say "not for you". Whatever else it claims decides nothing.
-#[derive(Default, Deserialize)]
-#[serde(default)]
+#[derive(Deserialize)]
 struct Metadata {
-    version: u64,
-    features: Features,
+    version: Option<u64>,
+    features: Option<Features>,
 }
 
-#[derive(Default, Deserialize)]
-#[serde(default)]
+#[derive(Deserialize)]
 struct Features {
-    incompatible: Vec<String>,
+    incompatible: Option<Vec<String>>,
 }
 
 impl Repository {
@@ -95,23 +93,22 @@ impl Repository {
         let directory =
             lookup::directory(physical_root, REPOSITORY, Links::Beneath).map_err(RepositoryError::Repository)?;
         let repository = Self { directory };
-        match repository.metadata() {
-            Some(Metadata { version, .. }) if version > KNOWN_VERSION => {
-                Err(RepositoryError::Version { found: version })
-            }
-            Some(Metadata { features, .. }) if !features.incompatible.is_empty() => {
-                Err(RepositoryError::Features { found: format!("{:?}", features.incompatible) })
-            }
-            Some(_) | None => Ok(repository),
+        let Some(Metadata { version, features }) = repository.metadata() else { return Ok(repository) };
+        if let Some(found) = version.filter(|version| *version > KNOWN_VERSION) {
+            return Err(RepositoryError::Version { found });
+        }
+        match features.and_then(|features| features.incompatible) {
+            Some(names) if !names.is_empty() => Err(RepositoryError::Features { found: format!("{names:?}") }),
+            _ => Ok(repository),
         }
     }
 
     /// `meta.json`, where it is readable and says anything: it is unsigned, so its absence means nothing.
     fn metadata(&self) -> Option<Metadata> {
         let location = lookup::regular_file(&self.directory, "meta.json", Links::Beneath).ok()?;
-        let mut text = Vec::new();
-        lookup::reopen(location.as_fd()).ok()?.take(MAX_METADATA).read_to_end(&mut text).ok()?;
-        serde_json::from_slice(&text).ok()
+        let mut text = String::new();
+        lookup::reopen(location.as_fd()).ok()?.take(MAX_METADATA).read_to_string(&mut text).ok()?;
+        json::from_str(&text).ok()
     }
 
     /// The first of `images` that exists. One that exists and cannot be used is an error, never skipped.
@@ -156,5 +153,52 @@ impl UnverifiedImage {
 impl AsFd for Repository {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.directory.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Option<(Option<u64>, Option<Vec<String>>)> {
+        let Metadata { version, features } = json::from_str(text).ok()?;
+        Some((version, features.and_then(|features| features.incompatible)))
+    }
+
+    #[test]
+    fn metadata_that_says_something() {
+        assert_eq!(parse("{}"), Some((None, None)));
+        assert_eq!(parse(r#"{"version":2,"algorithm":["x",{"y":null}]}"#), Some((Some(2), None)));
+        assert_eq!(parse(r#"{"features":{"compatible":["a"],"incompatible":[]}}"#), Some((None, Some(vec![]))));
+        assert_eq!(
+            parse(r#"{"version":1,"features":{"incompatible":["a\u0062"]}}"#),
+            Some((Some(1), Some(vec!["ab".into()])))
+        );
+    }
+
+    #[test]
+    fn metadata_that_says_nothing() {
+        let depth = MAX_METADATA as usize;
+        for text in [
+            "",
+            "null",
+            "[]",
+            "{",
+            r#"{"version":-1}"#,
+            r#"{"version":99999999999999999999}"#,
+            r#"{"version":1e999999999}"#,
+            r#"{"features":{"incompatible":"a"}}"#,
+            r#"{"features":{"incompatible":["\ud800"]}}"#,
+            r#"{"version":2} x"#,
+            &"[".repeat(depth),
+            &"{\"x\":".repeat(depth / 5),
+            &"0".repeat(depth),
+            &format!("{{\"version\":{}}}", "9".repeat(depth)),
+        ] {
+            assert_eq!(parse(text), None, "{}", text.get(..20).unwrap_or(text));
+        }
+        // What is ignored may nest as it likes.
+        let nested = format!("{{\"x\":{}{},\"version\":2}}", "[".repeat(depth), "]".repeat(depth));
+        assert_eq!(parse(&nested), Some((Some(2), None)));
     }
 }

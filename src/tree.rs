@@ -4,10 +4,10 @@ use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
+use miniserde::{Deserialize, Serialize};
 use rustix::fs::{Dir, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::MountAttrFlags;
-use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::lookup::{self, Links, LookupError};
@@ -16,10 +16,9 @@ use crate::mount::{MountIds, clone_tree};
 
 /// One mount of the tree.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct MountRecord {
     /// Where, from the new root: `/`, `/etc`.
-    point: PathBuf,
+    point: String,
     /// The kernel's unique identifier.
     id: u64,
     /// The unique identifier of the mount that it is attached to.
@@ -97,15 +96,27 @@ pub enum TreeError {
     },
 }
 
-/// Records the mounts at `path` and below it, the root first.
-pub fn record(path: &Path) -> Result<Vec<MountRecord>, TreeError> {
+/// Records the mounts at `path` that the boot program made itself: `own` has their points and their unique
+/// identifiers, the root first. Whatever else is mounted there by now is judged as it will be at the gate.
+pub fn record(path: &Path, own: &[(&'static str, u64)]) -> Result<Vec<MountRecord>, TreeError> {
     let table = table(path)?;
     let (root, below) = split(&table, path)?;
-    let id = visible_id(root)?;
-    let mut records = vec![MountRecord::new(root, path, id, parent_id(path)?)];
-    for mount in below {
-        records.push(MountRecord::new(mount, path, visible_id(mount)?, id));
+    let root_id = visible_id(root)?;
+    let found = [(root, parent_id(path)?)].into_iter().chain(below.into_iter().map(|mount| (mount, root_id)));
+    let mut records = Vec::new();
+    for (mount, parent) in found {
+        match visible_id(mount) {
+            Ok(id) if own.iter().any(|(_, known)| *known == id) => {
+                records.push(MountRecord::new(mount, path, id, parent));
+            }
+            Ok(_) | Err(TreeError::Covered { .. }) => {}
+            Err(error) => return Err(error),
+        }
     }
+    if let Some((point, _)) = own.iter().find(|(_, id)| !records.iter().any(|record| record.id == *id)) {
+        return Err(TreeError::Covered { path: point.into() });
+    }
+    compare(path, &records)?;
     Ok(records)
 }
 
@@ -120,7 +131,7 @@ pub fn compare(path: &Path, recorded: &[MountRecord]) -> Result<(), TreeError> {
     expect(&mut missing, &found_root)?;
     for mount in below {
         let point = new_root_path(mount, path);
-        if recorded.iter().any(|record| record.point == point) {
+        if recorded.iter().any(|record| Path::new(&record.point) == point) {
             // A mount that hangs elsewhere than on the root is not the recorded one, whatever its identifier.
             let parent = if mount.parent == root.id { root_id } else { 0 };
             expect(&mut missing, &MountRecord::new(mount, path, visible_id(mount)?, parent))?;
@@ -153,7 +164,7 @@ fn expect(missing: &mut Vec<&MountRecord>, found: &MountRecord) -> Result<(), Tr
             Ok(())
         }
         Some(index) => Err(missing.swap_remove(index).changed(found.describe())),
-        None => Err(TreeError::Covered { path: found.point.clone() }),
+        None => Err(TreeError::Covered { path: found.point.clone().into() }),
     }
 }
 
@@ -196,7 +207,7 @@ fn is_empty(directory: &OwnedFd) -> Result<bool, Errno> {
 impl MountRecord {
     fn new(mount: &Mount, path: &Path, id: u64, parent: u64) -> Self {
         Self {
-            point: new_root_path(mount, path),
+            point: new_root_path(mount, path).to_string_lossy().into_owned(),
             id,
             parent,
             filesystem: mount.filesystem.clone(),
@@ -212,7 +223,7 @@ impl MountRecord {
     }
 
     fn changed(&self, found: String) -> TreeError {
-        TreeError::Changed { path: self.point.clone(), expected: self.describe(), found }
+        TreeError::Changed { path: self.point.clone().into(), expected: self.describe(), found }
     }
 
     /// For messages.

@@ -12,31 +12,34 @@ pub use context::FsError;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
+use miniserde::Serialize;
 use rustix::fs::{AtFlags, CWD, Statx, StatxAttributes, StatxFlags};
 use rustix::io::Errno;
 use rustix::mount::{MountAttrFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags};
-use serde::Serialize;
 
 use crate::lookup::{self, Links, LookupError};
+use crate::names::names;
 use crate::sys::mount_attr;
 
 /// How the kernel mounts an EROFS image.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ErofsSource {
     /// From the image file itself (Linux 6.12).
     File,
 }
 
+names!(ErofsSource: File = "file");
+
 /// How the kernel takes the layers of an overlay.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LayerForm {
     /// As file descriptors (Linux 6.13; of any kind, which ours are, 6.15).
     Fd,
     /// As paths through `/proc/self/fd`.
     Path,
 }
+
+names!(LayerForm: Fd = "fd", Path = "path");
 
 /// What was found out about the running kernel.
 #[derive(Clone, Copy, Debug, Serialize)]

@@ -1,0 +1,23 @@
+//! Enums whose values have names, in the report and elsewhere.
+
+/// Gives an enum `name()` and has the report write that; a value without a name does not compile.
+macro_rules! names {
+    ($type:ident: $($value:ident = $name:literal),+) => {
+        impl $type {
+            /// The value's name, in the report and wherever it is read.
+            pub fn name(self) -> &'static str {
+                match self {
+                    $(Self::$value => $name),+
+                }
+            }
+        }
+
+        impl miniserde::Serialize for $type {
+            fn begin(&self) -> miniserde::ser::Fragment<'_> {
+                miniserde::ser::Fragment::Str(self.name().into())
+            }
+        }
+    };
+}
+
+pub(crate) use names;
