@@ -110,7 +110,7 @@ expect_refused() {
 
 # damaged_image DIGEST
 damaged_image() {
-  echo "look inside: image 'images/$1': expected content that belongs to its digest, found damage: "
+  echo "look-inside: image 'images/$1': expected content that belongs to its digest, found damage: "
 }
 
 # replaced_image DIGEST OTHER

@@ -6,7 +6,7 @@
 use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::{Gid, Mode, StatVfsMountFlags, Uid};
+use rustix::fs::{AtFlags, Gid, Mode, RenameFlags, StatVfsMountFlags, Uid};
 use rustix::io::Errno;
 use rustix::mount::MountAttrFlags;
 use thiserror::Error;
@@ -347,25 +347,36 @@ impl fmt::Display for Ownership {
 fn layer(state: &OwnedFd, parent: &str, name: &str, expected: Ownership) -> Result<OwnedFd, AssembleError> {
     let path = || format!("{parent}/{name}");
     let failed = |reason: LookupError| AssembleError::State { name: path(), reason };
-    let made = match rustix::fs::mkdirat(state, name, Mode::RWXU) {
-        Ok(()) => true,
-        Err(Errno::EXIST) => false,
-        Err(reason) => return Err(failed(reason.into())),
-    };
-    let fd = lookup::directory(state, name, Links::Refused).map_err(failed)?;
-    if made {
-        let (user, group) = (Uid::from_raw(expected.user), Gid::from_raw(expected.group));
-        let by_path = lookup::proc_path(fd.as_fd());
-        rustix::fs::chown(&by_path, Some(user), Some(group))
-            .and_then(|()| rustix::fs::chmod(&by_path, Mode::from_raw_mode(expected.mode)))
-            .map_err(|reason| failed(reason.into()))?;
+    let fd = match lookup::directory(state, name, Links::Refused) {
+        Err(LookupError::Kernel(Errno::NOENT)) => {
+            make_layer(state, name, expected).map_err(failed)?;
+            lookup::directory(state, name, Links::Refused)
+        }
+        result => result,
     }
+    .map_err(failed)?;
     let found = Ownership::of(&fd).map_err(|reason| failed(reason.into()))?;
     if found != expected {
         let (expected, found) = (expected.to_string(), found.to_string());
         return Err(AssembleError::Upper { name: path(), expected, found });
     }
     Ok(fd)
+}
+
+/// Makes a directory under another name first: after a power cut it is there as it must be, or not at all.
+fn make_layer(state: &OwnedFd, name: &str, ownership: Ownership) -> Result<(), LookupError> {
+    let new = format!("{name}.new");
+    match rustix::fs::unlinkat(state, &new, AtFlags::REMOVEDIR) {
+        Ok(()) | Err(Errno::NOENT) => {}
+        Err(reason) => return Err(reason.into()),
+    }
+    rustix::fs::mkdirat(state, &new, Mode::RWXU)?;
+    let fd = lookup::directory(state, &new, Links::Refused)?;
+    let by_path = lookup::proc_path(fd.as_fd());
+    rustix::fs::chown(&by_path, Some(Uid::from_raw(ownership.user)), Some(Gid::from_raw(ownership.group)))?;
+    rustix::fs::chmod(&by_path, Mode::from_raw_mode(ownership.mode))?;
+    rustix::fs::renameat_with(state, &new, state, name, RenameFlags::NOREPLACE)?;
+    Ok(())
 }
 
 fn mount_attributes(flags: &[MountFlag]) -> MountAttrFlags {

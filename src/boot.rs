@@ -9,10 +9,10 @@ use thiserror::Error;
 
 use crate::assemble::{self, assemble};
 use crate::cmdline::CommandLine;
-use crate::config::{Check, KargPolicy};
+use crate::config::Check;
 use crate::firmware::SecureBoot;
 use crate::image::{self, ReadAhead};
-use crate::inputs::{self, InputError};
+use crate::inputs;
 use crate::mount::KernelFeatures;
 use crate::mount::root::PhysicalRoot;
 use crate::mount::workbench::Workbench;
@@ -57,24 +57,12 @@ names!(Stage:
     Prove = "prove",
     Replace = "replace",
     Gate = "gate",
-    Earlier = "earlier"
+    Earlier = "earlier-run"
 );
 
 impl fmt::Display for Stage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Privileges => "privileges",
-            Self::Ask => "ask",
-            Self::Find => "find",
-            Self::Measure => "measure",
-            Self::LookInside => "look inside",
-            Self::Mount => "mount",
-            Self::Assemble => "assemble",
-            Self::Prove => "prove",
-            Self::Replace => "replace",
-            Self::Gate => "gate",
-            Self::Earlier => "earlier run",
-        })
+        f.write_str(self.name())
     }
 }
 
@@ -148,11 +136,12 @@ pub fn gate(sysroot: &Path) -> Result<(), BootError> {
 pub fn refused(sysroot: &Path) -> BootError {
     let reason = match EarlierReport::read() {
         Ok(Some(earlier)) if earlier.verdict() == Verdict::Refused => {
-            Refusal::Before { reason: earlier.reason().into() }
+            Refusal::Before { reason: earlier.reason().into() }.into()
         }
-        _ => Refusal::NoVerdict,
+        Ok(_) => Refusal::NoVerdict.into(),
+        Err(error) => error.into(),
     };
-    let error = BootError { stage: Stage::Earlier, reason: reason.into() };
+    let error = BootError { stage: Stage::Earlier, reason };
     refuse(sysroot, &mut Report::default(), &error);
     error
 }
@@ -174,7 +163,7 @@ fn mount_sealed(sysroot: &Path, report: &mut Report) -> Result<(), BootError> {
     let command_line = inputs::command_line().at(Stage::Ask)?;
     let (ours, theirs) = inputs::configs().at(Stage::Ask)?;
     let settings = Settings::resolve(ours, theirs, &command_line);
-    let secure_boot = secure_boot().at(Stage::Ask)?;
+    let secure_boot = secure_boot();
     let open = openings::find(&command_line, *settings.etc.value(), inputs::lockdown());
     report.decided(settings.clone(), secure_boot, open.clone());
     let policy = match policy::decide(&command_line, settings, secure_boot).at(Stage::Ask)? {
@@ -256,25 +245,20 @@ fn look_again(sysroot: &Path) -> Result<(), BootError> {
             let command_line = inputs::command_line().at(Stage::Gate)?;
             let (ours, theirs) = inputs::configs().at(Stage::Gate)?;
             let settings = Settings::resolve(ours, theirs, &command_line);
-            let optional = *settings.karg.value() == KargPolicy::Optional;
-            let secure_boot = secure_boot().at(Stage::Gate)?;
-            match policy::decide(&command_line, settings, secure_boot).at(Stage::Gate)? {
-                Decision::NothingToDo(_) if optional => Ok(()),
-                _ => Err(Refusal::NotSealed).at(Stage::Gate),
+            match policy::decide(&command_line, settings, secure_boot()).at(Stage::Gate)? {
+                Decision::NothingToDo(_) => Ok(()),
+                Decision::Seal(_) => Err(Refusal::NotSealed).at(Stage::Gate),
             }
         }
     }
 }
 
-/// The firmware's state. Variables that cannot be mounted are no state, which is enough unless one is required.
-fn secure_boot() -> Result<SecureBoot, InputError> {
-    match inputs::secure_boot() {
-        Err(error @ InputError::Efivarfs(_)) => {
-            log::warn!("{}, ignoring", chain(&error));
-            Ok(SecureBoot::Unknown)
-        }
-        result => result,
-    }
+/// The firmware's state. What cannot be read is no state, which is enough unless one is required.
+fn secure_boot() -> SecureBoot {
+    inputs::secure_boot().unwrap_or_else(|error| {
+        log::warn!("{}, ignoring", chain(&error));
+        SecureBoot::Unknown
+    })
 }
 
 fn warn_of_openings(openings: &[openings::Opening]) {

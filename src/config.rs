@@ -18,7 +18,7 @@ pub const SEALROOT_TOML: &str = "/usr/lib/sealroot/sealroot.toml";
 /// The file of the composefs tools, read for `[root]`, `[etc]` and `[var]` where ours is silent on them.
 pub const SETUP_ROOT_CONF_TOML: &str = "/usr/lib/composefs/setup-root-conf.toml";
 
-/// A file's content with the file's name: what a setting's origin is reported as.
+/// What a file sets.
 #[derive(Clone, Debug, Default)]
 pub struct Config {
     /// Who lays out the state, and what /etc defaults to.

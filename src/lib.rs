@@ -22,7 +22,7 @@
 //! ```
 //!
 //! [`policy`] decides and touches nothing; everything behind it touches the disk and decides nothing. [`boot`] is the
-//! order of the steps, [`sys`](self) the only `unsafe`.
+//! order of the steps, `sys` has the only `unsafe`.
 
 pub mod assemble;
 pub mod boot;

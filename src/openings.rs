@@ -30,7 +30,7 @@ impl Opening {
     pub fn remedy(self) -> &'static str {
         match self {
             Self::ImportedCredentials => "systemd.import_credentials=no",
-            Self::Fstab => "fstab=no",
+            Self::Fstab => "fstab=no rd.fstab=no",
             Self::InitrdShell => "rd.shell=0 rd.emergency=halt",
             Self::Hibernation => "noresume",
         }
@@ -39,19 +39,24 @@ impl Opening {
 
 /// The openings of a boot, in the order of [`Opening`].
 pub fn find(command_line: &CommandLine, etc: StateMount, lockdown: Lockdown) -> Vec<Opening> {
+    let has = |key| command_line.values(key).next().is_some();
     // The last one counts, and one without a value means yes.
     let is_off = |key| command_line.values(key).next_back().flatten().is_some_and(is_false);
-    let has = |key| command_line.values(key).next().is_some();
+    // dracut's getargbool() knows fewer words.
+    let no_shell = matches!(command_line.values("rd.shell").next_back().flatten(), Some(b"0" | b"no" | b"off"));
+    // In the initrd, systemd-fstab-generator takes either form, and the gate sees what it mounts.
+    let fstab = !is_off("fstab") || (has("rd.fstab") && !is_off("rd.fstab"));
     let persistent_etc = matches!(etc, StateMount::Overlay | StateMount::Bind);
     let emergency_stops = matches!(command_line.last_value("rd.emergency"), Some(b"halt" | b"reboot" | b"poweroff"));
-    let forced_shell = ["rd.break", "SYSTEMD_SULOGIN_FORCE", "systemd.debug_shell", "rd.systemd.debug_shell"]
-        .into_iter()
-        .any(|key| has(key) && !is_off(key));
+    let forced_shell =
+        ["rd.break", "rd.systemd.unit", "rd.systemd.debug_shell", "systemd.debug_shell", "SYSTEMD_SULOGIN_FORCE"]
+            .into_iter()
+            .any(|key| has(key) && !is_off(key));
     let cannot_resume = has("noresume") || has("nohibernate") || lockdown == Lockdown::Active;
     [
         (Opening::ImportedCredentials, !is_off("systemd.import_credentials")),
-        (Opening::Fstab, persistent_etc && !is_off("fstab")),
-        (Opening::InitrdShell, !(is_off("rd.shell") && emergency_stops) || forced_shell),
+        (Opening::Fstab, persistent_etc && fstab),
+        (Opening::InitrdShell, !(no_shell && emergency_stops) || forced_shell),
         (Opening::Hibernation, !cannot_resume),
     ]
     .into_iter()
@@ -59,7 +64,7 @@ pub fn find(command_line: &CommandLine, etc: StateMount, lockdown: Lockdown) -> 
     .collect()
 }
 
-/// The values that systemd's `parse_boolean()` takes for false; dracut's `getargbool` knows the first two.
+/// The values that systemd's `parse_boolean()` takes for false.
 fn is_false(value: &[u8]) -> bool {
     ["0", "no", "n", "false", "f", "off"].iter().any(|word| value.eq_ignore_ascii_case(word.as_bytes()))
 }
@@ -99,6 +104,10 @@ mod tests {
             ("", "rd.systemd.debug_shell", InitrdShell),
             ("", "systemd.debug-shell", InitrdShell),
             ("", "rd.shell", InitrdShell),
+            ("rd.shell=0", "rd.shell=false", InitrdShell),
+            ("", "rd.systemd.unit=rescue.target", InitrdShell),
+            ("", "rd.fstab=yes", Fstab),
+            ("", "fstab", Fstab),
             ("noresume", "", Hibernation),
         ] {
             let line = format!("{} {add}", SEALED.replace(remove, ""));

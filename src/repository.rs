@@ -117,7 +117,7 @@ impl Repository {
             let name = image_name(requested);
             match lookup::regular_file(&self.directory, &name, Links::Beneath) {
                 Ok(location) => return Ok(UnverifiedImage { location, requested: requested.clone() }),
-                Err(LookupError::Kernel(Errno::NOENT)) => {}
+                Err(LookupError::Kernel(Errno::NOENT)) if self.is_absent(&name) => {}
                 Err(reason) => return Err(RepositoryError::Image { name, reason }),
             }
         }
@@ -136,6 +136,13 @@ pub fn objects(physical_root: impl AsFd) -> Result<OwnedFd, RepositoryError> {
 /// An image's name below the repository, for look-ups and messages.
 pub fn image_name(image: &RequestedImage) -> String {
     format!("images/{}", image.digest().to_hex())
+}
+
+impl Repository {
+    /// Whether there is nothing at all by this name, not even a link that leads nowhere.
+    fn is_absent(&self, name: &str) -> bool {
+        matches!(lookup::location(&self.directory, name, Links::Refused), Err(Errno::NOENT))
+    }
 }
 
 impl UnverifiedImage {

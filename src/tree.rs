@@ -101,11 +101,11 @@ pub enum TreeError {
 pub fn record(path: &Path, own: &[(&'static str, u64)]) -> Result<Vec<MountRecord>, TreeError> {
     let table = table(path)?;
     let (root, below) = split(&table, path)?;
-    let root_id = visible_id(root)?;
+    let root_id = visible_id(root, path)?;
     let found = [(root, parent_id(path)?)].into_iter().chain(below.into_iter().map(|mount| (mount, root_id)));
     let mut records = Vec::new();
     for (mount, parent) in found {
-        match visible_id(mount) {
+        match visible_id(mount, path) {
             Ok(id) if own.iter().any(|(_, known)| *known == id) => {
                 records.push(MountRecord::new(mount, path, id, parent));
             }
@@ -114,18 +114,18 @@ pub fn record(path: &Path, own: &[(&'static str, u64)]) -> Result<Vec<MountRecor
         }
     }
     if let Some((point, _)) = own.iter().find(|(_, id)| !records.iter().any(|record| record.id == *id)) {
-        return Err(TreeError::Covered { path: point.into() });
+        return Err(TreeError::Covered { path: Path::new("/").join(point) });
     }
     compare(path, &records)?;
     Ok(records)
 }
 
 /// Compares the tree at `path` with what was recorded. A further mount is harmless outside the sealed root and over an
-/// empty directory of it.
+/// empty directory of it that is not below /usr, where what is found is executed.
 pub fn compare(path: &Path, recorded: &[MountRecord]) -> Result<(), TreeError> {
     let table = table(path)?;
     let (root, below) = split(&table, path)?;
-    let root_id = visible_id(root)?;
+    let root_id = visible_id(root, path)?;
     let found_root = MountRecord::new(root, path, root_id, parent_id(path)?);
     let mut missing: Vec<_> = recorded.iter().collect();
     expect(&mut missing, &found_root)?;
@@ -134,7 +134,7 @@ pub fn compare(path: &Path, recorded: &[MountRecord]) -> Result<(), TreeError> {
         if recorded.iter().any(|record| Path::new(&record.point) == point) {
             // A mount that hangs elsewhere than on the root is not the recorded one, whatever its identifier.
             let parent = if mount.parent == root.id { root_id } else { 0 };
-            expect(&mut missing, &MountRecord::new(mount, path, visible_id(mount)?, parent))?;
+            expect(&mut missing, &MountRecord::new(mount, path, visible_id(mount, path)?, parent))?;
         } else if mount.parent == root.id {
             check_foreign(mount, path)?;
         }
@@ -152,14 +152,14 @@ fn split<'a>(table: &'a [Mount], path: &Path) -> Result<(&'a Mount, Vec<&'a Moun
     match at.as_slice() {
         [root] => Ok((root, below)),
         [] => Err(TreeError::Nothing { path: path.into() }),
-        _ => Err(TreeError::Covered { path: path.into() }),
+        _ => Err(TreeError::Covered { path: "/".into() }),
     }
 }
 
 /// Takes a mount that was found off the list of those that were recorded.
 fn expect(missing: &mut Vec<&MountRecord>, found: &MountRecord) -> Result<(), TreeError> {
     match missing.iter().position(|record| record.point == found.point) {
-        Some(index) if missing.get(index).is_some_and(|record| *record == found) => {
+        Some(index) if missing.get(index).is_some_and(|record| record.is(found)) => {
             missing.swap_remove(index);
             Ok(())
         }
@@ -187,7 +187,7 @@ fn check_foreign(mount: &Mount, path: &Path) -> Result<(), TreeError> {
         Err(LookupError::Kind { .. }) => false,
         Err(reason) => return Err(below(reason)),
     };
-    if is_empty {
+    if is_empty && !point.starts_with("/usr") {
         return Ok(());
     }
     Err(TreeError::Foreign { path: point, found: format!("{} {}", mount.filesystem, mount.source) })
@@ -222,6 +222,13 @@ impl MountRecord {
         self.id
     }
 
+    /// Whether another record is of the same, unchanged mount. The options of the filesystem count for the root alone:
+    /// those of a disk's filesystem may change by themselves.
+    fn is(&self, other: &Self) -> bool {
+        let options = |record: &Self| if record.point == "/" { record.options.clone() } else { Vec::new() };
+        Self { options: options(self), ..self.clone() } == Self { options: options(other), ..other.clone() }
+    }
+
     fn changed(&self, found: String) -> TreeError {
         TreeError::Changed { path: self.point.clone().into(), expected: self.describe(), found }
     }
@@ -243,10 +250,14 @@ fn new_root_path(mount: &Mount, path: &Path) -> PathBuf {
 }
 
 /// The unique identifier of a mount that a look-up of its mount point leads to.
-fn visible_id(mount: &Mount) -> Result<u64, TreeError> {
-    let failed = |reason| TreeError::Kernel { path: mount.point.clone(), reason };
+fn visible_id(mount: &Mount, path: &Path) -> Result<u64, TreeError> {
+    let failed = |reason| TreeError::Kernel { path: new_root_path(mount, path), reason };
     let ids = open(&mount.point).and_then(MountIds::of).map_err(failed)?;
-    if ids.mountinfo == mount.id { Ok(ids.unique) } else { Err(TreeError::Covered { path: mount.point.clone() }) }
+    if ids.mountinfo == mount.id {
+        Ok(ids.unique)
+    } else {
+        Err(TreeError::Covered { path: new_root_path(mount, path) })
+    }
 }
 
 /// The unique identifier of what the mount at `path` is attached to.

@@ -29,21 +29,23 @@ fn main() -> ExitCode {
         let _ = writeln!(std::io::stderr(), "{USAGE}");
         return ExitCode::from(2);
     };
+    if let Command::Version = command {
+        let _ = writeln!(std::io::stdout(), "sealroot-initrd {}", env!("CARGO_PKG_VERSION"));
+        return ExitCode::SUCCESS;
+    }
     kmsg::install();
-    let result = env::set_current_dir("/").and(Ok(match command {
-        Command::Mount => boot::mount(&sysroot),
+    // A working directory in the physical root would keep it busy.
+    if let Err(error) = env::set_current_dir("/") {
+        log::error!("{}: '/': {error}", boot::REFUSED);
+        return ExitCode::FAILURE;
+    }
+    let result = match command {
         Command::Gate => boot::gate(&sysroot),
         Command::Refused => Err(boot::refused(&sysroot)),
-        Command::Version => {
-            let _ = writeln!(std::io::stdout(), "sealroot-initrd {}", env!("CARGO_PKG_VERSION"));
-            Ok(())
-        }
-    }));
-    match result {
-        Ok(Ok(())) => ExitCode::SUCCESS,
-        // The reason is in the log.
-        Ok(Err(_)) | Err(_) => ExitCode::FAILURE,
-    }
+        Command::Mount | Command::Version => boot::mount(&sysroot),
+    };
+    // The reason of a refusal is in the log.
+    if result.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 fn parse(mut arguments: impl Iterator<Item = OsString>) -> Option<Invocation> {

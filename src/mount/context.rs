@@ -106,7 +106,7 @@ impl FsContext {
     /// Takes the messages off the context: one record of `e <text>` per read, `ENODATA` after the last.
     fn messages(&self) -> String {
         let mut text = String::new();
-        let mut buffer = [0; 512];
+        let mut buffer = [0; 4096];
         for _ in 0..MAX_MESSAGES {
             let Ok(count) = rustix::io::read(&self.context, &mut buffer) else { break };
             let record = buffer.get(..count).unwrap_or_default().trim_ascii();

@@ -1,4 +1,4 @@
-//! `/proc/self/mountinfo`: what the kernel says is mounted.
+//! `/proc/thread-self/mountinfo`: what the kernel says is mounted in the mount namespace of the caller.
 //!
 //! Source: section 3.5 (mountinfo) of the kernel's `Documentation/filesystems/proc.rst`.
 
@@ -37,20 +37,20 @@ pub struct Mount {
 #[derive(Debug, Error)]
 pub enum MountinfoError {
     /// It cannot be read.
-    #[error("/proc/self/mountinfo")]
+    #[error("/proc/thread-self/mountinfo")]
     Read(#[source] io::Error),
     /// A line is not of the documented form.
-    #[error("/proc/self/mountinfo: expected lines of at least ten fields, found '{found}'")]
+    #[error("/proc/thread-self/mountinfo: expected lines of at least ten fields, found '{found}'")]
     Line {
         /// The line, made printable.
         found: String,
     },
 }
 
-/// Reads the mount table of this process.
+/// Reads the mount table of this thread.
 pub fn read() -> Result<Vec<Mount>, MountinfoError> {
     let mut table = Vec::new();
-    File::open("/proc/self/mountinfo")
+    File::open("/proc/thread-self/mountinfo")
         .and_then(|file| file.take(MAX_TABLE).read_to_end(&mut table))
         .map_err(MountinfoError::Read)?;
     parse(&table)

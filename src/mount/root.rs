@@ -54,7 +54,7 @@ pub enum RootError {
     #[error("sealed root: identifier of the mount")]
     Ids(#[source] Errno),
     /// The mount is not in the kernel's table.
-    #[error("sealed root: expected mount {id} in /proc/self/mountinfo, found none")]
+    #[error("sealed root: expected mount {id} in /proc/thread-self/mountinfo, found none")]
     NotListed {
         /// Its identifier.
         id: u64,

@@ -49,7 +49,7 @@ fn refused_with_check_image(place: impl FnOnce(&Lab, &Path) -> (u64, u64) + Send
         let (block, byte) = place(lab, &image);
         lab.flip(&image, block, byte);
         let message = format!(
-            "look inside: {}: expected content that belongs to its digest, found damage: <errno 5>",
+            "look-inside: {}: expected content that belongs to its digest, found damage: <errno 5>",
             lab.image()
         );
         lab.expect_refused(&lab.boot(), &message);

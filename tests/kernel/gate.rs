@@ -62,6 +62,12 @@ fn harmless_mounts() {
 fn sealed_content_covered() {
     let message = "gate: mount '/usr': expected no mount over sealed content, found tmpfs planted";
     refuses(|_| tmpfs("/sysroot/usr"), message, "");
+    // Empty, but what appears there is executed.
+    refuses(
+        |_| tmpfs("/sysroot/usr/share/empty"),
+        "gate: mount '/usr/share/empty': expected no mount over sealed content, found tmpfs planted",
+        "",
+    );
     refuses(
         |_| {
             fs::write("/run/file", "planted").unwrap();
@@ -72,14 +78,25 @@ fn sealed_content_covered() {
     );
 }
 
+/// A mount that someone else makes while the program records its own is not taken for one of them.
+#[test]
+fn sealed_content_covered_before_the_record() {
+    lab::with("sha512", |lab| {
+        let report = lab.expect_sealed(&lab.boot(), lab.digest());
+        let own: Vec<_> =
+            report["mounts"].as_array().unwrap().iter().map(|mount| ("own", mount["id"].as_u64().unwrap())).collect();
+        let sysroot = Path::new(lab::SYSROOT);
+        assert_eq!(sealroot::tree::record(sysroot, &own).unwrap().len(), own.len());
+        tmpfs("/sysroot/usr");
+        let refusal = sealroot::tree::record(sysroot, &own).unwrap_err().to_string();
+        assert_eq!(refusal, "mount '/usr': expected no mount over sealed content, found tmpfs planted");
+    });
+}
+
 #[test]
 fn own_mounts_covered_or_replaced() {
-    refuses(
-        |_| tmpfs("/sysroot/etc"),
-        "gate: mount '/sysroot/etc': expected one mount, found another on top of it",
-        "",
-    );
-    refuses(|_| tmpfs("/sysroot"), "gate: mount '/sysroot': expected one mount, found another on top of it", "");
+    refuses(|_| tmpfs("/sysroot/etc"), "gate: mount '/etc': expected one mount, found another on top of it", "");
+    refuses(|_| tmpfs("/sysroot"), "gate: mount '/': expected one mount, found another on top of it", "");
     refuses(
         |_| {
             umount2("/sysroot/etc", MntFlags::MNT_DETACH).unwrap();
@@ -155,11 +172,11 @@ fn a_report_that_is_none() {
 fn killed_before_a_verdict() {
     lab::with("sha512", |lab| {
         lab.mount_sysroot();
-        let message = "earlier run: expected a verdict, found none: the boot program was killed, or the physical \
+        let message = "earlier-run: expected a verdict, found none: the boot program was killed, or the physical \
                        root was never mounted";
         lab.expect_refused(&lab.run(&["refused"]), message);
         // And then nothing else helps.
-        lab.expect_refusal_line(&lab.boot(), &format!("earlier run: refused before: {message}"));
+        lab.expect_refusal_line(&lab.boot(), &format!("earlier-run: refused before: {message}"));
     });
 }
 

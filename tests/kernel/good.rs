@@ -151,7 +151,7 @@ fn the_link_to_the_physical_roots_device() {
 #[test]
 fn openings_are_named() {
     lab::with("sha512", |lab| {
-        let sealed = "systemd.import_credentials=no fstab=no rd.shell=0 rd.emergency=halt noresume";
+        let sealed = "systemd.import_credentials=no fstab=no rd.fstab=no rd.shell=0 rd.emergency=halt noresume";
         lab.command_line(&format!("{} {sealed}", lab.karg("V1")));
         let run = lab.boot();
         let report = lab.expect_sealed(&run, lab.digest());
@@ -164,7 +164,7 @@ fn openings_are_named() {
         let expected = serde_json::json!(["imported-credentials", "fstab", "initrd-shell", "hibernation"]);
         assert_eq!(report["openings"], expected);
         let warning = "4 sealroot: the kernel command line leaves ways around the seal open, missing: \
-                       systemd.import_credentials=no fstab=no rd.shell=0 rd.emergency=halt noresume";
+                       systemd.import_credentials=no fstab=no rd.fstab=no rd.shell=0 rd.emergency=halt noresume";
         assert!(run.log.iter().any(|line| line == warning), "{run:?}");
     });
 }

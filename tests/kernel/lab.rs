@@ -344,8 +344,7 @@ fn own_record(record: &str) -> Option<String> {
 }
 
 fn mounts() -> Vec<mountinfo::Mount> {
-    // The mount namespace is the thread's, not the process's.
-    mountinfo::parse(&fs::read("/proc/thread-self/mountinfo").unwrap()).unwrap()
+    mountinfo::read().unwrap()
 }
 
 /// What a path is and holds: type and mode, owner, size or target, a hash of the content; or the error.

@@ -92,6 +92,18 @@ fn a_wrong_image_is_not_skipped() {
     });
 }
 
+/// A link that leads nowhere is present and wrong: the next karg is not tried.
+#[test]
+fn a_dangling_link_is_not_skipped() {
+    lab::with("sha512", |lab| {
+        lab.command_line(&format!("{} {}", lab.karg("V2"), lab.karg("V1")));
+        let dangling = lab.path("composefs/images").join(lab.value("V2"));
+        fs::remove_file(&dangling).unwrap();
+        symlink("../objects/nowhere", dangling).unwrap();
+        lab.expect_refused(&lab.boot(), &format!("find: image 'images/{}': <errno 2>", lab.value("V2")));
+    });
+}
+
 #[test]
 fn image_without_verity() {
     lab::with("sha512", |lab| {
@@ -229,7 +241,7 @@ fn a_file_with_the_right_digest_that_is_no_image() {
         lab.command_line(&format!("composefs.digest=v1-sha256-12:{measured}"));
         fs::remove_file("/run/sealroot/report.json").unwrap();
         let message = format!(
-            "look inside: image 'images/{measured}': expected composefs magic 0xd078629a version 1, found \
+            "look-inside: image 'images/{measured}': expected composefs magic 0xd078629a version 1, found \
              0x00000000 version 0"
         );
         lab.expect_refused(&lab.boot(), &message);
@@ -240,7 +252,7 @@ fn a_file_with_the_right_digest_that_is_no_image() {
 fn image_of_the_other_format() {
     lab::with("sha512", |lab| {
         lab.command_line(&format!("composefs={}", lab.digest()));
-        let message = format!("look inside: {}: expected composefs format v2, found composefs version 1", lab.image());
+        let message = format!("look-inside: {}: expected composefs format v2, found composefs version 1", lab.image());
         lab.expect_refused(&lab.boot(), &message);
     });
 }
@@ -361,12 +373,12 @@ fn refused_once_is_refused_again() {
         let report = lab.report();
         // Even if the disk is right now, and mounted again.
         fs::rename(moved, lab.image_path()).unwrap();
-        lab.expect_refusal_line(&lab.boot(), &format!("earlier run: refused before: {message}"));
+        lab.expect_refusal_line(&lab.boot(), &format!("earlier-run: refused before: {message}"));
         assert_eq!(lab.report(), report);
         lab.mount_sysroot();
         lab.expect_refusal_line(&lab.run(&["gate"]), &format!("gate: refused before: {message}"));
         lab.mount_sysroot();
-        lab.expect_refusal_line(&lab.run(&["refused"]), &format!("earlier run: refused before: {message}"));
+        lab.expect_refusal_line(&lab.run(&["refused"]), &format!("earlier-run: refused before: {message}"));
         assert_eq!(lab.report(), report);
     });
 }

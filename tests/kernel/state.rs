@@ -242,7 +242,10 @@ fn upper_and_work_are_made() {
         for name in ["upper", "work"] {
             fs::remove_dir_all(lab.state_path("etc").join(name)).unwrap();
         }
+        // What a power cut left of an earlier attempt.
+        fs::create_dir(lab.state_path("etc/upper.new")).unwrap();
         boot(lab, "");
+        assert!(!lab.state_path("etc/upper.new").exists());
         write(Path::new("/sysroot/etc/new"), b"a");
         let mode = |name: &str| fs::metadata(lab.state_path("etc").join(name)).unwrap().mode() & 0o7777;
         assert_eq!((mode("upper"), mode("work")), (0o755, 0o700));
