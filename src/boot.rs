@@ -1,7 +1,6 @@
 //! The order of the steps, for each command of the boot program, and what a refusal does.
 
 use std::error::Error;
-use std::fmt;
 use std::path::Path;
 use std::time::Instant;
 
@@ -16,11 +15,11 @@ use crate::inputs;
 use crate::mount::KernelFeatures;
 use crate::mount::root::PhysicalRoot;
 use crate::mount::workbench::Workbench;
-use crate::names::names;
 use crate::policy::{self, Decision, Policy, Settings};
 use crate::prove::prove;
 use crate::report::{CheckRecord, EarlierReport, Report, Verdict};
 use crate::repository::Repository;
+use crate::stage::Stage;
 use crate::verify::verify;
 use crate::{mount, openings, place, privileges, report, tree};
 
@@ -28,43 +27,6 @@ use crate::{mount, openings, place, privileges, report, tree};
 pub const REFUSED: &str = "boot refused";
 /// The start of the line that says that the sealed root is in place.
 pub const IN_PLACE: &str = "sealed root in place";
-
-/// The steps of a boot, as messages and the report name them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[allow(missing_docs, reason = "each is a step of the crate's flow")]
-pub enum Stage {
-    Privileges,
-    Ask,
-    Find,
-    Measure,
-    LookInside,
-    Mount,
-    Assemble,
-    Prove,
-    Replace,
-    Gate,
-    Earlier,
-}
-
-names!(Stage:
-    Privileges = "privileges",
-    Ask = "ask",
-    Find = "find",
-    Measure = "measure",
-    LookInside = "look-inside",
-    Mount = "mount",
-    Assemble = "assemble",
-    Prove = "prove",
-    Replace = "replace",
-    Gate = "gate",
-    Earlier = "earlier-run"
-);
-
-impl fmt::Display for Stage {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
 
 /// Why a boot is refused: the step, and what went wrong in it.
 #[derive(Debug, Error)]

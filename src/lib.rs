@@ -44,6 +44,7 @@ mod privileges;
 pub mod prove;
 pub mod report;
 pub mod repository;
+pub mod stage;
 mod sys;
 pub mod tree;
 pub mod verify;

@@ -12,12 +12,12 @@ use miniserde::ser::{Fragment, Map};
 use miniserde::{Deserialize, Serialize, json};
 use thiserror::Error;
 
-use crate::boot::Stage;
 use crate::cmdline::RequestedImage;
 use crate::firmware::SecureBoot;
 use crate::mount::KernelFeatures;
 use crate::openings::Opening;
 use crate::policy::Settings;
+use crate::stage::Stage;
 use crate::tree::MountRecord;
 
 /// The directory of everything that sealroot leaves in the running system.

@@ -224,6 +224,25 @@ fn interpreter_with_a_changed_byte() {
 }
 
 #[test]
+fn os_release_with_a_changed_byte() {
+    lab::with("sha512", |lab| {
+        lab.flip(&lab.object_path("OBJECT_OS_RELEASE"), 0, 5);
+        let message = "prove: new root: '/usr/lib/os-release': expected content that belongs to the image, found \
+                       damage: <errno 5>";
+        lab.expect_refused(&lab.boot(), message);
+    });
+}
+
+#[test]
+fn os_release_without_its_object() {
+    lab::with("sha512", |lab| {
+        fs::remove_file(lab.object_path("OBJECT_OS_RELEASE")).unwrap();
+        let message = "prove: new root: '/usr/lib/os-release': its object cannot be opened: <errno 2>";
+        lab.expect_refused(&lab.boot(), message);
+    });
+}
+
+#[test]
 fn init_without_its_object() {
     lab::with("sha512", |lab| {
         fs::remove_file(lab.object_path("OBJECT_INIT")).unwrap();
@@ -257,6 +276,8 @@ fn inits_of_the_command_line() {
         ("/nowhere", Some("prove: new root: '/nowhere': <errno 2>")),
         ("relative", Some("prove: karg 'init': expected an absolute path, found 'relative'")),
         ("/usr/share", Some("prove: new root: '/usr/share': expected a regular file, found a directory")),
+        // systemd takes the last one.
+        ("/sbin/init init=/nowhere", Some("prove: new root: '/nowhere': <errno 2>")),
         ("/sbin/init", None),
         ("/usr/bin/busybox", None),
     ] {

@@ -134,6 +134,38 @@ fn own_mounts_gone_or_changed() {
     );
 }
 
+/// The same directory with the same flags, but another mount: nobody knows what was done in between.
+#[test]
+fn own_mount_replaced_by_its_like() {
+    after(
+        |lab| {
+            umount2("/sysroot/var", MntFlags::MNT_DETACH).unwrap();
+            mount(Some(&lab.state_path("var")), "/sysroot/var", NONE, MsFlags::MS_BIND, NONE).unwrap();
+            let flags = MsFlags::MS_REMOUNT | MsFlags::MS_BIND | MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
+            mount(NONE, "/sysroot/var", NONE, flags, NONE).unwrap();
+        },
+        |lab, run| {
+            let reason = lab.report()["reason"].as_str().unwrap_or_else(|| panic!("{run:?}")).to_owned();
+            let both =
+                reason.strip_prefix("gate: mount '/var': expected ").and_then(|both| both.split_once(", found "));
+            let (expected, found) = both.unwrap_or_else(|| panic!("{reason}"));
+            let like = |text: &str| text.rsplit_once(" (mount ").map(|(like, _)| like.to_owned());
+            assert_eq!(like(expected), like(found), "{reason}");
+            lab.expect_refused(run, &reason);
+        },
+    );
+}
+
+#[test]
+fn a_second_run_looks_as_closely() {
+    lab::with("sha512", |lab| {
+        lab.expect_sealed(&lab.boot(), lab.digest());
+        tmpfs("/sysroot/usr");
+        let message = "earlier-run: mount '/usr': expected no mount over sealed content, found tmpfs planted";
+        lab.expect_refused(&lab.run(&[]), message);
+    });
+}
+
 #[test]
 fn the_program_never_ran() {
     lab::with("sha512", |lab| {

@@ -119,6 +119,18 @@ fn a_second_run_finds_the_first() {
     });
 }
 
+/// One detach of several uncovers the next physical root.
+#[test]
+fn stacked_physical_roots_are_all_replaced() {
+    lab::with("sha512", |lab| {
+        lab.mount_sysroot();
+        lab.mount_sysroot();
+        lab.expect_sealed(&lab.boot(), lab.digest());
+        let roots = lab::mounts().into_iter().filter(|mount| mount.point.as_os_str() == lab::SYSROOT).count();
+        assert_eq!(roots, 1);
+    });
+}
+
 #[test]
 fn a_new_physical_root_gets_all_the_checks() {
     lab::with("sha512", |lab| {

@@ -6,7 +6,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 use std::{env, panic, thread};
 
@@ -246,9 +246,17 @@ impl Lab {
 
     /// Runs the boot program as it stands.
     pub fn run(&self, arguments: &[&str]) -> Run {
+        self.run_while(arguments, |_| ())
+    }
+
+    /// Runs the boot program, and something else, which gets its process, while it runs.
+    pub fn run_while(&self, arguments: &[&str], meanwhile: impl FnOnce(u32)) -> Run {
         let mut kmsg = File::options().read(true).custom_flags(libc_nonblock()).open("/dev/kmsg").unwrap();
         kmsg.seek(SeekFrom::End(0)).unwrap();
-        let output = Command::new(PROGRAM).args(arguments).output().unwrap();
+        let mut command = Command::new(PROGRAM);
+        let program = command.args(arguments).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        meanwhile(program.id());
+        let output = program.wait_with_output().unwrap();
         let mut log = Vec::new();
         let mut record = [0; 8192];
         loop {
@@ -343,7 +351,8 @@ fn own_record(record: &str) -> Option<String> {
     text.starts_with("sealroot: ").then(|| format!("{} {text}", priority & 7))
 }
 
-fn mounts() -> Vec<mountinfo::Mount> {
+/// Every mount that the test sees.
+pub fn mounts() -> Vec<mountinfo::Mount> {
     mountinfo::read().unwrap()
 }
 

@@ -18,6 +18,7 @@ mod damaged;
 mod gate;
 mod good;
 mod lab;
+mod privileges;
 mod raw;
 mod refused;
 mod state;

@@ -248,6 +248,57 @@ fn a_file_with_the_right_digest_that_is_no_image() {
     });
 }
 
+/// Boots with the command line that names an image with this change, and expects this to be said of it.
+fn changed_image(change: fn(&mut [u8]), expected: &'static str) {
+    lab::with("sha512", move |lab| {
+        let mut content = fs::read(lab.image_path()).unwrap();
+        change(&mut content);
+        replace_image(lab, &content, Some(2));
+        lab.boot();
+        let reason = lab.report()["reason"].as_str().unwrap().to_owned();
+        let measured = reason.rsplit("measured sha512:").next().unwrap().to_owned();
+        assert_eq!(measured.len(), 128, "{reason}");
+        // Now with the digest that it has.
+        fs::rename(lab.image_path(), lab.path("composefs/images").join(&measured)).unwrap();
+        lab.command_line(&format!("composefs.digest=v1-sha512-12:{measured}"));
+        fs::remove_file("/run/sealroot/report.json").unwrap();
+        lab.expect_refused(&lab.boot(), &format!("look-inside: image 'images/{measured}': {expected}"));
+    });
+}
+
+fn position(image: &[u8], text: &[u8]) -> usize {
+    image.windows(text.len()).position(|window| window == text).unwrap()
+}
+
+/// Where the entry for `name` in the root directory of an image in the format v1 begins.
+fn root_entry(image: &[u8], name: &[u8]) -> usize {
+    // Entries of 12 bytes, inode (64 bits), offset of the name (16 bits), …, and then the names, sorted and side by
+    // side: `.`, `..`, and the whiteouts `00` to `ff` that the format has.
+    let names = position(image, b"...000102");
+    let number = |at: usize| usize::from(u16::from_le_bytes([image[at], image[at + 1]]));
+    let start = (1..400).map(|count| names - 12 * count).find(|start| number(start + 8) == names - start).unwrap();
+    (start..names).step_by(12).find(|entry| image[start + number(entry + 8)..].starts_with(name)).unwrap()
+}
+
+#[test]
+fn image_without_a_mount_point() {
+    changed_image(
+        |image| {
+            let name = position(image, b"sysroottmp");
+            image[name..name + 7].copy_from_slice(b"sysrooz");
+        },
+        "expected a directory '/sysroot', found nothing",
+    );
+    changed_image(
+        |image| {
+            // `bin` is a link.
+            let (link, sysroot) = (root_entry(image, b"bin"), root_entry(image, b"sysroot"));
+            image.copy_within(link..link + 8, sysroot);
+        },
+        "expected a directory '/sysroot', found something else",
+    );
+}
+
 #[test]
 fn image_of_the_other_format() {
     lab::with("sha512", |lab| {
@@ -326,6 +377,33 @@ fn config_that_this_release_cannot_carry_out() {
             lab.expect_refused(&lab.boot(), message);
         });
     }
+}
+
+#[test]
+fn config_that_cannot_be_read() {
+    const FILE: &str = "/usr/lib/sealroot/sealroot.toml";
+    for (change, message) in [
+        ((|| fs::create_dir(FILE).unwrap()) as fn(), format!("ask: '{FILE}': <errno 21>")),
+        (|| symlink(FILE, FILE).unwrap(), format!("ask: '{FILE}': <errno 40>")),
+        (
+            || fs::write(FILE, "#".repeat(65537)).unwrap(),
+            format!("ask: '{FILE}': expected at most 65536 bytes, found more"),
+        ),
+        (
+            || fs::write(FILE, b"# \xff\n").unwrap(),
+            format!("ask: '{FILE}': expected UTF-8: invalid utf-8 sequence of 1 bytes from index 2"),
+        ),
+    ] {
+        lab::with("sha512", move |lab| {
+            change();
+            lab.expect_refused(&lab.boot(), &message);
+        });
+    }
+    // The longest one that is read.
+    lab::with("sha512", |lab| {
+        lab.config(&"#".repeat(65536));
+        lab.expect_sealed(&lab.boot(), lab.digest());
+    });
 }
 
 #[test]

@@ -5,7 +5,10 @@ use std::io::ErrorKind;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 use std::path::Path;
 
-use crate::lab::{self, Lab, write};
+use nix::mount::{MsFlags, mount};
+use nix::sys::stat::{Mode, SFlag, makedev, mknod};
+
+use crate::lab::{self, Lab, mounts, write};
 
 fn boot(lab: &Lab, config: &str) {
     lab.config(config);
@@ -51,6 +54,13 @@ fn etc_can_be_used_as_root_would() {
             let found = fs::metadata(path).unwrap();
             assert_eq!((found.uid(), found.gid(), found.mode() & 0o7777), (1000, 42, 0o2600), "{path}");
         }
+        // A device node and a file capability, which only a few tools make.
+        let (kind, mode) = (SFlag::S_IFCHR, Mode::from_bits_truncate(0o600));
+        mknod("/sysroot/etc/node", kind, mode, makedev(1, 3)).unwrap();
+        // `struct vfs_cap_data` of revision 2: CAP_CHOWN permitted.
+        let capability = [0, 0, 0, 2, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+        let (path, flags) = ("/sysroot/etc/default/settings", rustix::fs::XattrFlags::empty());
+        rustix::fs::setxattr(path, "security.capability", &capability, flags).unwrap();
         fs::remove_file("/sysroot/etc/hostname").unwrap();
         assert!(!Path::new("/sysroot/etc/hostname").exists());
         fs::rename("/sysroot/etc/passwd", "/sysroot/etc/passwd-").unwrap();
@@ -176,6 +186,22 @@ fn var_that_deployments_share() {
     });
 }
 
+/// systemd shares its mounts, and what is mounted on a shared mount appears on its copies.
+#[test]
+fn what_is_mounted_elsewhere_stays_there() {
+    lab::with("sha512", |lab| {
+        fs::create_dir(lab.state_path("var/cache")).unwrap();
+        boot(lab, "");
+        let points = [lab.state_path("var/lib"), lab.path("composefs/images"), "/sysroot/var/cache".into()];
+        for point in &points {
+            mount(Some("planted"), point, Some("tmpfs"), MsFlags::empty(), None::<&str>).unwrap();
+        }
+        let found: Vec<_> =
+            mounts().into_iter().filter(|mount| mount.source == "planted").map(|mount| mount.point).collect();
+        assert_eq!(found, points);
+    });
+}
+
 fn refused(change: fn(&Lab), message: &'static str) {
     lab::with("sha512", move |lab| {
         change(lab);
@@ -221,6 +247,26 @@ fn state_that_leads_out() {
 }
 
 #[test]
+fn state_that_is_no_directory() {
+    for (name, found) in [("var", "a regular file"), ("etc/upper", "a FIFO"), ("etc/work", "a character device")] {
+        lab::with("sha512", move |lab| {
+            let path = lab.state_path(name);
+            fs::remove_dir_all(&path).unwrap();
+            match found {
+                "a regular file" => write(&path, b""),
+                "a FIFO" => nix::unistd::mkfifo(&path, Mode::from_bits_truncate(0o755)).unwrap(),
+                _ => mknod(&path, SFlag::S_IFCHR, Mode::from_bits_truncate(0o700), makedev(1, 3)).unwrap(),
+            }
+            let message = format!(
+                "assemble: state directory 'state/deploy/{}/{name}': expected a directory, found {found}",
+                lab.digest()
+            );
+            lab.expect_refused(&lab.boot(), &message);
+        });
+    }
+}
+
+#[test]
 fn upper_that_anyone_may_write() {
     refused(
         |lab| fs::set_permissions(lab.state_path("etc/upper"), fs::Permissions::from_mode(0o777)).unwrap(),
@@ -229,6 +275,14 @@ fn upper_that_anyone_may_write() {
     refused(
         |lab| chown(lab.state_path("etc/upper"), Some(1000), None).unwrap(),
         "/etc/upper': expected owner and mode 0:0 0755, found 1000:0 0755",
+    );
+    refused(
+        |lab| chown(lab.state_path("etc/upper"), None, Some(1000)).unwrap(),
+        "/etc/upper': expected owner and mode 0:0 0755, found 0:1000 0755",
+    );
+    refused(
+        |lab| fs::set_permissions(lab.state_path("etc/upper"), fs::Permissions::from_mode(0o2755)).unwrap(),
+        "/etc/upper': expected owner and mode 0:0 0755, found 0:0 2755",
     );
     refused(
         |lab| fs::set_permissions(lab.state_path("etc/work"), fs::Permissions::from_mode(0o755)).unwrap(),
@@ -252,14 +306,52 @@ fn upper_and_work_are_made() {
     });
 }
 
+/// Parameters of the overlay module, which are everyone's: set for one test, then as they were.
+struct Defaults(Vec<(String, String)>);
+
+impl Defaults {
+    fn turn_on(parameters: &[&str]) -> Self {
+        let mut before = Vec::new();
+        for parameter in parameters {
+            let path = format!("/sys/module/overlay/parameters/{parameter}");
+            before.push((path.clone(), fs::read_to_string(&path).unwrap()));
+            fs::write(path, "Y").unwrap();
+        }
+        Self(before)
+    }
+}
+
+impl Drop for Defaults {
+    fn drop(&mut self) {
+        for (path, value) in &self.0 {
+            let _ = fs::write(path, value);
+        }
+    }
+}
+
+/// The kernel shows an option where it differs from the module's default, so all of them are turned around.
+#[test]
+fn options_of_writable_overlays_do_not_depend_on_the_module() {
+    lab::with("sha512", |lab| {
+        let _defaults = Defaults::turn_on(&["redirect_dir", "metacopy", "index", "nfs_export", "xino_auto"]);
+        lab.config("[root]\ntransient = true\n[var]\nmount = \"transient\"\n");
+        let run = lab.boot();
+        assert_eq!(run.status, Some(0), "{run:?}");
+        for path in ["/sysroot", "/sysroot/etc", "/sysroot/var"] {
+            let options = lab.mount_of(path).unwrap().options;
+            for option in ["redirect_dir=nofollow", "metacopy=off", "index=off", "nfs_export=off", "xino=off"] {
+                assert!(options.iter().any(|found| found == option), "{path}: no {option} in {options:?}");
+            }
+        }
+    });
+}
+
 /// With the options that modules may default to, this upper would show the content of the sealed, unreadable
 /// /etc/secret under a name and a mode of the attacker's choice.
 #[test]
 fn planted_redirects_are_not_followed() {
     lab::with("sha512", |lab| {
-        for parameter in ["redirect_dir", "metacopy"] {
-            fs::write(format!("/sys/module/overlay/parameters/{parameter}"), "Y").unwrap();
-        }
+        let defaults = Defaults::turn_on(&["redirect_dir", "metacopy"]);
         let upper = lab.state_path("etc/upper");
         write(&upper.join("leak"), b"");
         fs::set_permissions(upper.join("leak"), fs::Permissions::from_mode(0o644)).unwrap();
@@ -269,9 +361,7 @@ fn planted_redirects_are_not_followed() {
         set(&upper.join("leak"), "trusted.overlay.metacopy", b"");
         set(&upper.join("leak"), "trusted.overlay.redirect", b"/secret");
         boot(lab, "");
-        for parameter in ["redirect_dir", "metacopy"] {
-            fs::write(format!("/sys/module/overlay/parameters/{parameter}"), "N").unwrap();
-        }
+        drop(defaults);
         let secret = fs::read("/sysroot/etc/secret").unwrap();
         assert!(!secret.is_empty());
         assert!(!fs::read("/sysroot/etc/leak").is_ok_and(|content| content == secret));
