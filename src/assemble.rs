@@ -15,9 +15,9 @@ use crate::cmdline::RequestedImage;
 use crate::config::{MountFlag, StateMount, SysrootMount};
 use crate::lookup::{self, Links, LookupError};
 use crate::mount::context::FsContext;
-use crate::mount::root::{DetachedRoot, INERT, PhysicalRoot, sealed_source};
+use crate::mount::root::{DetachedRoot, PhysicalRoot, sealed_source};
 use crate::mount::workbench::{Workbench, WorkbenchError};
-use crate::mount::{FsError, KernelFeatures, MountIds, attach, clone_tree, overlay, tmpfs};
+use crate::mount::{FsError, INERT, KernelFeatures, MountIds, attach, clone_tree, overlay, tmpfs};
 use crate::policy::Settings;
 use crate::sys::mount_attr;
 
@@ -110,10 +110,17 @@ pub enum AssembleError {
     },
 }
 
+impl AssembleError {
+    /// Whether an overlay was refused with the error that the kernel has for too many levels of stacking, among others.
+    pub fn may_be_stacking(&self) -> bool {
+        matches!(self, Self::Filesystem { reason, .. } if reason.reason() == Errno::INVAL)
+    }
+}
+
 /// What the assembly works with.
 struct Assembly<'a> {
     sealed: &'a DetachedRoot,
-    physical: &'a PhysicalRoot,
+    physical: &'a PhysicalRoot<'a>,
     workbench: &'a Workbench,
     features: &'a mut KernelFeatures,
 }
@@ -140,7 +147,7 @@ pub fn mount_points(settings: &Settings) -> Vec<&'static str> {
 /// Puts the new root together.
 pub fn assemble(
     sealed: DetachedRoot,
-    physical: &PhysicalRoot,
+    physical: &PhysicalRoot<'_>,
     settings: &Settings,
     workbench: &Workbench,
     features: &mut KernelFeatures,
@@ -193,7 +200,7 @@ pub fn assemble(
 fn own_mounts(
     root: BorrowedFd<'_>,
     mounts: &[(&'static str, Option<OwnedFd>)],
-    physical: &PhysicalRoot,
+    physical: &PhysicalRoot<'_>,
     sysroot: SysrootMount,
 ) -> Result<Vec<(&'static str, u64)>, AssembleError> {
     let state = mounts.iter().filter_map(|(name, mount)| mount.as_ref().map(|mount| (*name, mount.as_fd())));
@@ -209,7 +216,11 @@ fn own_mounts(
         .collect()
 }
 
-fn attach_physical(physical: &PhysicalRoot, root: BorrowedFd<'_>, mount: SysrootMount) -> Result<(), AssembleError> {
+fn attach_physical(
+    physical: &PhysicalRoot<'_>,
+    root: BorrowedFd<'_>,
+    mount: SysrootMount,
+) -> Result<(), AssembleError> {
     match mount {
         SysrootMount::None => return Ok(()),
         SysrootMount::ReadOnly => {}
@@ -223,7 +234,7 @@ fn attach_physical(physical: &PhysicalRoot, root: BorrowedFd<'_>, mount: Sysroot
 
 /// Clears read-only from the superblock where the physical root was mounted so; the private copies decide for
 /// themselves.
-fn make_writable(physical: &PhysicalRoot) -> Result<(), AssembleError> {
+fn make_writable(physical: &PhysicalRoot<'_>) -> Result<(), AssembleError> {
     let found = rustix::fs::fstatvfs(physical.mounted())
         .map_err(|reason| AssembleError::Kernel { subject: "physical root: statvfs", reason })?;
     if !found.f_flag.contains(StatVfsMountFlags::RDONLY) {

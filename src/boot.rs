@@ -1,16 +1,17 @@
 //! The order of the steps, for each command of the boot program, and what a refusal does.
 
 use std::error::Error;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 use std::time::Instant;
 
 use thiserror::Error;
 
-use crate::assemble::{self, assemble};
+use crate::assemble::{self, AssembleError, AssembledRoot, assemble};
 use crate::cmdline::CommandLine;
 use crate::config::Check;
 use crate::firmware::SecureBoot;
-use crate::image::{self, ReadAhead};
+use crate::image::{self, InspectedImage, ReadAhead};
 use crate::inputs;
 use crate::mount::KernelFeatures;
 use crate::mount::root::PhysicalRoot;
@@ -35,6 +36,12 @@ pub struct BootError {
     stage: Stage,
     #[source]
     reason: Box<dyn Error + Send + Sync>,
+}
+
+impl BootError {
+    fn may_be_stacking(&self) -> bool {
+        self.reason.downcast_ref().is_some_and(AssembleError::may_be_stacking)
+    }
 }
 
 /// What no other module's error says.
@@ -168,16 +175,17 @@ fn build(
     clock.lap(report, Stage::LookInside);
     report::create_directory().at(Stage::Mount)?;
     let mut features = KernelFeatures::default();
-    let workbench = Workbench::new().at(Stage::Mount)?;
-    let physical = PhysicalRoot::new(mounted, &workbench).at(Stage::Mount)?;
-    let detached = mount::root::mount(inspected, &physical, &workbench, &mut features).at(Stage::Mount)?;
-    clock.lap(report, Stage::Mount);
-    let assembled = assemble(detached, &physical, settings, &workbench, &mut features).at(Stage::Assemble)?;
+    let mut attempt = construct(&inspected, mounted.as_fd(), settings, &mut features, report, clock);
+    // Kernels of the 6.18 and 6.19 series count an EROFS that is mounted from a file as a level of stacking, and have
+    // none left for the overlay over /etc then.
+    if attempt.as_ref().is_err_and(BootError::may_be_stacking) && features.fall_back_to_loop() {
+        attempt = construct(&inspected, mounted.as_fd(), settings, &mut features, report, clock);
+    }
     report.kernel(features);
-    clock.lap(report, Stage::Assemble);
+    let (assembled, workbench) = attempt?;
     let proven = prove(assembled, command_line).at(Stage::Prove)?;
     clock.lap(report, Stage::Prove);
-    if let Err(error) = place::link_volatile_root(physical.mounted()) {
+    if let Err(error) = place::link_volatile_root(mounted.as_fd()) {
         log::warn!("{}, ignoring", chain(&error));
     }
     place::place(&proven, sysroot, workbench).at(Stage::Replace)?;
@@ -185,6 +193,24 @@ fn build(
     clock.lap(report, Stage::Replace);
     report.sealed(proven.init(), mounts);
     Ok(proven.root().source().into())
+}
+
+/// Builds the new root on a workbench of its own, which goes with it where that fails.
+fn construct(
+    image: &InspectedImage,
+    mounted: BorrowedFd<'_>,
+    settings: &Settings,
+    features: &mut KernelFeatures,
+    report: &mut Report,
+    clock: &mut Clock,
+) -> Result<(AssembledRoot, Workbench), BootError> {
+    let workbench = Workbench::new().at(Stage::Mount)?;
+    let physical = PhysicalRoot::new(mounted, &workbench).at(Stage::Mount)?;
+    let detached = mount::root::mount(image, &physical, &workbench, features).at(Stage::Mount)?;
+    clock.lap(report, Stage::Mount);
+    let assembled = assemble(detached, &physical, settings, &workbench, features).at(Stage::Assemble)?;
+    clock.lap(report, Stage::Assemble);
+    Ok((assembled, workbench))
 }
 
 /// The mount at `sysroot` is the one that an earlier run reported. Another one, after a restart of sysroot.mount, is

@@ -1,6 +1,7 @@
 //! Mounting by the kernel's mount API, with what this kernel can do found out by trying.
 
 pub(crate) mod context;
+pub mod erofs;
 pub mod mountinfo;
 pub mod overlay;
 pub mod root;
@@ -26,9 +27,11 @@ use crate::sys::mount_attr;
 pub enum ErofsSource {
     /// From the image file itself (Linux 6.12).
     File,
+    /// From a loop device over the image file.
+    Loop,
 }
 
-names!(ErofsSource: File = "file");
+names!(ErofsSource: File = "file", Loop = "loop");
 
 /// How the kernel takes the layers of an overlay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,11 +59,20 @@ impl Default for KernelFeatures {
 }
 
 impl KernelFeatures {
+    /// Has images mounted from loop devices from now on; `false` where that is so already.
+    pub(crate) fn fall_back_to_loop(&mut self) -> bool {
+        std::mem::replace(&mut self.erofs, ErofsSource::Loop) != ErofsSource::Loop
+    }
+
     /// Where overlays learn and tell in which form this kernel takes layers.
     pub(crate) fn layers(&mut self) -> &mut LayerForm {
         &mut self.layers
     }
 }
+
+/// Flags of everything that only carries data: nothing on it runs, nothing on it is a device.
+pub(crate) const INERT: MountAttrFlags =
+    MountAttrFlags::MOUNT_ATTR_NOSUID.union(MountAttrFlags::MOUNT_ATTR_NODEV).union(MountAttrFlags::MOUNT_ATTR_NOEXEC);
 
 /// More stacked mounts than this at one place are nobody's honest work.
 const MAX_STACKED: usize = 256;

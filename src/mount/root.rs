@@ -7,18 +7,18 @@ use rustix::io::Errno;
 use rustix::mount::MountAttrFlags;
 use thiserror::Error;
 
+use super::erofs::{self, ErofsError};
 use super::mountinfo::{self, Mount, MountinfoError};
 use super::workbench::{Workbench, WorkbenchError};
-use super::{FsContext, FsError, KernelFeatures, MountIds, clone_tree, overlay};
+use super::{FsError, INERT, KernelFeatures, MountIds, clone_tree, overlay};
 use crate::cmdline::RequestedImage;
 use crate::image::InspectedImage;
-use crate::lookup;
 use crate::repository::{self, RepositoryError};
 
 /// The physical root as it was found at /sysroot, and a private, read-only copy of that mount.
 #[derive(Debug)]
-pub struct PhysicalRoot {
-    mounted: OwnedFd,
+pub struct PhysicalRoot<'a> {
+    mounted: BorrowedFd<'a>,
     copy: OwnedFd,
 }
 
@@ -44,9 +44,9 @@ pub enum RootError {
     /// A filesystem could not be mounted.
     #[error(transparent)]
     Filesystem(#[from] FsError),
-    /// The kernel cannot mount EROFS from a file.
-    #[error("erofs: expected a kernel that mounts it from a file (Linux 6.12, CONFIG_EROFS_FS_BACKED_BY_FILE)")]
-    FileBacked(#[source] FsError),
+    /// The image could not be mounted.
+    #[error(transparent)]
+    Erofs(#[from] ErofsError),
     /// The kernel could not be asked.
     #[error("sealed root")]
     Table(#[from] MountinfoError),
@@ -69,22 +69,18 @@ pub enum RootError {
     },
 }
 
-/// Flags of everything that only carries data: nothing on it runs, nothing on it is a device.
-pub(crate) const INERT: MountAttrFlags =
-    MountAttrFlags::MOUNT_ATTR_NOSUID.union(MountAttrFlags::MOUNT_ATTR_NODEV).union(MountAttrFlags::MOUNT_ATTR_NOEXEC);
-
-impl PhysicalRoot {
+impl<'a> PhysicalRoot<'a> {
     /// Takes the mount that `mounted`, the directory /sysroot, lies on.
-    pub fn new(mounted: OwnedFd, workbench: &Workbench) -> Result<Self, RootError> {
+    pub fn new(mounted: BorrowedFd<'a>, workbench: &Workbench) -> Result<Self, RootError> {
         let read_only = INERT.union(MountAttrFlags::MOUNT_ATTR_RDONLY);
-        let copy = clone_tree(&mounted, read_only, MountAttrFlags::empty()).map_err(RootError::Physical)?;
+        let copy = clone_tree(mounted, read_only, MountAttrFlags::empty()).map_err(RootError::Physical)?;
         workbench.hold(&copy, "physical")?;
         Ok(Self { mounted, copy })
     }
 
     /// The directory as it was found; state is opened from here, and only looked up.
     pub fn mounted(&self) -> BorrowedFd<'_> {
-        self.mounted.as_fd()
+        self.mounted
     }
 
     /// The private copy.
@@ -113,13 +109,13 @@ impl AsFd for DetachedRoot {
 
 /// Mounts an image and asks the kernel what is mounted.
 pub fn mount(
-    image: InspectedImage,
-    physical: &PhysicalRoot,
+    image: &InspectedImage,
+    physical: &PhysicalRoot<'_>,
     workbench: &Workbench,
     features: &mut KernelFeatures,
 ) -> Result<DetachedRoot, RootError> {
     let requested = image.requested().clone();
-    let metadata = mount_erofs(&image)?;
+    let metadata = erofs::mount(image.as_fd(), features)?;
     workbench.hold(&metadata, "image")?;
     let objects = repository::objects(physical.copy())?;
     let source = sealed_source(&requested);
@@ -132,17 +128,6 @@ pub fn mount(
 /// The source that names a sealed root: `composefs:<hex>`.
 pub fn sealed_source(requested: &RequestedImage) -> String {
     format!("composefs:{}", requested.digest().to_hex())
-}
-
-fn mount_erofs(image: &InspectedImage) -> Result<OwnedFd, RootError> {
-    let context = FsContext::open("erofs")?;
-    context.set_string("source", &lookup::proc_path(image.as_fd()))?;
-    context.set_flag("ro")?;
-    // A kernel that cannot read EROFS from a file wants a block device.
-    context.mount(INERT.union(MountAttrFlags::MOUNT_ATTR_RDONLY)).map_err(|error| match error.reason() {
-        Errno::NOTBLK => RootError::FileBacked(error),
-        _ => RootError::Filesystem(error),
-    })
 }
 
 fn ask_kernel(mount: impl AsFd, source: &str) -> Result<(), RootError> {

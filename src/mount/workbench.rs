@@ -57,17 +57,16 @@ impl Workbench {
     pub fn new() -> Result<Self, WorkbenchError> {
         let failed = |step| move |reason| WorkbenchError::Kernel { step, reason };
         let path = Path::new(WORK);
+        let tmpfs = super::tmpfs("0700", super::INERT)?;
         super::detach_all(path).map_err(failed("detach"))?;
         match rustix::fs::mkdir(path, Mode::RWXU) {
             Ok(()) | Err(Errno::EXIST) => {}
             Err(reason) => return Err(failed("create")(reason)),
         }
-        let attributes =
-            MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV | MountAttrFlags::MOUNT_ATTR_NOEXEC;
-        let tmpfs = super::tmpfs("0700", attributes)?;
-        let empty = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
-        rustix::mount::move_mount(&tmpfs, "", CWD, path, empty).map_err(failed("mount"))?;
+        // From here on it is cleared away whatever happens.
         let workbench = Self { tmpfs, gone: false };
+        let empty = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+        rustix::mount::move_mount(&workbench.tmpfs, "", CWD, path, empty).map_err(failed("mount"))?;
         let none = MountAttrFlags::empty();
         mount_attr::make_private(&workbench.tmpfs, none, none).map_err(failed("make private"))?;
         Ok(workbench)

@@ -17,6 +17,7 @@
 mod damaged;
 mod gate;
 mod good;
+mod kernels;
 mod lab;
 mod privileges;
 mod raw;

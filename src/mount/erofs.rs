@@ -1,0 +1,85 @@
+//! An image mounted as EROFS: from the file itself, or from a read-only loop device over it.
+//!
+//! Either way the kernel reads the image through its file, and checks it by fs-verity as it does.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use rustix::mount::MountAttrFlags;
+use thiserror::Error;
+
+use super::{ErofsSource, FsContext, FsError, INERT, KernelFeatures};
+use crate::lookup;
+use crate::sys::loop_device;
+
+const LOOP_CONTROL: &str = "/dev/loop-control";
+/// How often a loop device that somebody else took first is replaced by another.
+const ATTEMPTS: usize = 64;
+
+/// Why an image could not be mounted.
+#[derive(Debug, Error)]
+pub enum ErofsError {
+    /// The kernel's own mount.
+    #[error(transparent)]
+    Filesystem(#[from] FsError),
+    /// The loop device that a kernel without EROFS from files needs.
+    #[error("erofs: loop device '{name}': {step}")]
+    Loop {
+        /// The device.
+        name: String,
+        /// What was tried.
+        step: &'static str,
+        /// The kernel's reason.
+        #[source]
+        reason: Errno,
+    },
+}
+
+/// Mounts an image, attached nowhere.
+pub(super) fn mount(image: BorrowedFd<'_>, features: &mut KernelFeatures) -> Result<OwnedFd, ErofsError> {
+    if features.erofs == ErofsSource::File {
+        match mount_source(image) {
+            // Before Linux 6.12, and where CONFIG_EROFS_FS_BACKED_BY_FILE is off.
+            Err(error) if error.reason() == Errno::NOTBLK => features.erofs = ErofsSource::Loop,
+            result => return Ok(result?),
+        }
+    }
+    let control = open(LOOP_CONTROL, OFlags::RDWR)?;
+    // The device clears itself when it is closed here, unless it is mounted by then.
+    let device = attach_loop_device(control.as_fd(), image)?;
+    Ok(mount_source(device.as_fd())?)
+}
+
+fn mount_source(source: BorrowedFd<'_>) -> Result<OwnedFd, FsError> {
+    let context = FsContext::open("erofs")?;
+    context.set_string("source", &lookup::proc_path(source))?;
+    context.set_flag("ro")?;
+    context.mount(INERT.union(MountAttrFlags::MOUNT_ATTR_RDONLY))
+}
+
+fn attach_loop_device(control: BorrowedFd<'_>, image: BorrowedFd<'_>) -> Result<OwnedFd, ErofsError> {
+    let mut attempts = ATTEMPTS;
+    loop {
+        let number = loop_device::free_number(control).map_err(|reason| ErofsError::Loop {
+            name: LOOP_CONTROL.into(),
+            step: "find a free device",
+            reason,
+        })?;
+        let name = format!("/dev/loop{number}");
+        let device = open(&name, OFlags::RDONLY)?;
+        match loop_device::configure(&device, image) {
+            Ok(()) => return Ok(device),
+            Err(Errno::BUSY) if attempts > 0 => attempts -= 1,
+            Err(reason) => return Err(ErofsError::Loop { name, step: "configure", reason }),
+        }
+    }
+}
+
+fn open(name: &str, flags: OFlags) -> Result<OwnedFd, ErofsError> {
+    rustix::fs::open(name, flags | OFlags::CLOEXEC, Mode::empty()).map_err(|reason| ErofsError::Loop {
+        name: name.into(),
+        step: "open",
+        reason,
+    })
+}
