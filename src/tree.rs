@@ -113,8 +113,9 @@ pub fn record(path: &Path, own: &[(&'static str, u64)]) -> Result<Vec<MountRecor
             Err(error) => return Err(error),
         }
     }
-    if let Some((point, _)) = own.iter().find(|(_, id)| !records.iter().any(|record| record.id == *id)) {
-        return Err(TreeError::Covered { path: Path::new("/").join(point) });
+    if let Some((point, id)) = own.iter().find(|(_, id)| !records.iter().any(|record| record.id == *id)) {
+        let (expected, found) = (format!("mount {id}, just made"), "another mount or none".into());
+        return Err(TreeError::Changed { path: Path::new("/").join(point), expected, found });
     }
     compare(path, &records)?;
     Ok(records)
