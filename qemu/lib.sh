@@ -159,11 +159,14 @@ debian_mirror() {
   printf '%s\n' "$mirror"
 }
 
-# private_apt SUITE COMMAND ARGUMENT...: apt-get or apt-cache on another suite, without touching the machine's own apt.
+# private_apt ARCHIVE COMMAND ARGUMENT...: apt-get or apt-cache on another archive, without touching the machine's own
+# apt. ARCHIVE is SUITE, or SUITE:ARCHITECTURE for another one than amd64.
 private_apt() {
-  local suite="$1" command="$2" dir mirror
+  local archive="$1" command="$2" suite architecture=amd64 dir mirror
   shift 2
-  dir="$cache_dir/apt/$suite"
+  suite="${archive%%:*}"
+  [[ $archive != *:* ]] || architecture="${archive#*:}"
+  dir="$cache_dir/apt/${archive/:/-}"
   if [[ ! -f $dir/complete ]]; then
     mkdir -p "$dir/lists/partial" "$dir/archives/partial" "$dir/parts"
     : >"$dir/status"
@@ -175,23 +178,24 @@ private_apt() {
     -o "Dir::Etc::sourcelist=$dir/sources.list" -o "Dir::Etc::sourceparts=$dir/parts"
     -o "Dir::State::lists=$dir/lists" -o "Dir::State::status=$dir/status"
     -o "Dir::Cache=$dir" -o "Dir::Cache::archives=$dir/archives"
-    -o APT::Architecture=amd64 -o APT::Sandbox::User=root
+    -o "APT::Architecture=$architecture" -o "APT::Architectures=$architecture" -o APT::Sandbox::User=root
     -o Acquire::Languages=none -o Acquire::Check-Valid-Until=false
     -o APT::Update::Post-Invoke-Success::= -o APT::Update::Post-Invoke::=
   )
   if [[ ! -f $dir/complete || -n $(find "$dir/complete" -mmin +720) ]]; then
-    with_progress "package lists of $suite" flock "$cache_dir/lock/apt-$suite" apt-get "${options[@]}" -qq update
+    with_progress "package lists of $archive" flock "$cache_dir/lock/apt-${archive/:/-}" \
+      apt-get "${options[@]}" -qq update
     touch "$dir/complete"
   fi
   "$command" "${options[@]}" "$@"
 }
 
-# fetch_packages SUITE FOLDER PACKAGE...: downloads packages and unpacks them below FOLDER.
+# fetch_packages ARCHIVE FOLDER PACKAGE...: downloads packages and unpacks them below FOLDER.
 fetch_packages() {
-  local suite="$1" folder="$2" downloads package
+  local archive="$1" folder="$2" downloads package
   shift 2
   downloads="$(mktemp -d "$cache_dir/tmp/packages.XXXXXX")"
-  (cd "$downloads" && private_apt "$suite" apt-get -q download "$@")
+  (cd "$downloads" && private_apt "$archive" apt-get -q download "$@")
   for package in "$downloads"/*.deb; do
     dpkg -x "$package" "$folder"
   done
@@ -209,6 +213,9 @@ helper_program() {
   with_progress "building $crate" env -u RUSTFLAGS -u CARGO_BUILD_TARGET "${flags[@]}" cargo build "${args[@]}"
   printf '%s\n' "$dir/${target:+$target/}release/$crate"
 }
+
+# For programs of another architecture Rust's own linker will do: no cross compiler is needed.
+export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_MUSL_LINKER="${CARGO_TARGET_AARCH64_UNKNOWN_LINUX_MUSL_LINKER:-rust-lld}"
 
 # ensure_target TARGET: adds a compilation target with rustup; returns 1 where that can't be done.
 ensure_target() {
@@ -228,15 +235,40 @@ static_target() {
   fi
 }
 
-# program_path: builds the boot program, static, and prints the path of the stripped file.
+# architecture_of PROGRAM: what Debian calls the architecture that a program is for, from its ELF header.
+architecture_of() {
+  local machine
+  machine="$(od -An -t u2 -j 18 -N 2 "$1" | tr -d ' ')"
+  case "$machine" in
+    62) echo amd64 ;;
+    183) echo arm64 ;;
+    *) die "$1: unknown ELF machine $machine" ;;
+  esac
+}
+
+# strip_to PROGRAM FILE: a copy of a program without symbols. The system's own tool knows one architecture only.
+strip_to() {
+  if [[ $(architecture_of "$1") == "$(dpkg --print-architecture)" ]]; then
+    strip -o "$2" "$1"
+  else
+    "$(rustc --print sysroot)/lib/rustlib/$(rustc -vV | sed -n 's/^host: //p')/bin/rust-objcopy" --strip-all "$1" "$2"
+  fi
+}
+
+# program_path: builds the boot program for this machine, static, and prints the path of the stripped file.
 program_path() {
-  local target built
-  target="$(static_target)"
+  program_for "$(static_target)"
+}
+
+# program_for TARGET: the same for another machine.
+program_for() {
+  local target="$1" built
   if [[ -n ${SEALROOT_PROGRAM:-} ]]; then
     built="$SEALROOT_PROGRAM"
   else
     local flags=()
     [[ $target != *-gnu ]] || flags=(RUSTFLAGS=-Ctarget-feature=+crt-static)
+    ensure_target "$target" || die "no target $target"
     (cd "$project_dir" && with_progress "building sealroot-initrd" env "${flags[@]}" \
       cargo build --release --locked --bin sealroot-initrd --target "$target")
     built="${CARGO_TARGET_DIR:-$project_dir/target}/$target/release/sealroot-initrd"
@@ -245,7 +277,7 @@ program_path() {
 }
 
 strip_program() {
-  strip -o "$1/sealroot-initrd" "$2"
+  strip_to "$2" "$1/sealroot-initrd"
 }
 
 # accelerator: `kvm` when a guest has been seen to boot to its end under it on this machine, else `tcg`.
