@@ -6,7 +6,7 @@
 use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::{AtFlags, Gid, Mode, RenameFlags, StatVfsMountFlags, Uid};
+use rustix::fs::{AtFlags, Gid, Mode, RenameFlags, Uid};
 use rustix::io::Errno;
 use rustix::mount::MountAttrFlags;
 use thiserror::Error;
@@ -14,10 +14,9 @@ use thiserror::Error;
 use crate::cmdline::RequestedImage;
 use crate::config::{MountFlag, StateMount, SysrootMount};
 use crate::lookup::{self, Links, LookupError};
-use crate::mount::context::FsContext;
-use crate::mount::root::{DetachedRoot, PhysicalRoot, sealed_source};
+use crate::mount::root::{DetachedRoot, PhysicalRoot, RootError, SealedLayers, sealed_source};
 use crate::mount::workbench::{Workbench, WorkbenchError};
-use crate::mount::{FsError, INERT, KernelFeatures, MountIds, attach, clone_tree, overlay, tmpfs};
+use crate::mount::{FsError, INERT, KernelFeatures, attach, clone_tree, overlay, table, tmpfs};
 use crate::policy::Settings;
 use crate::sys::mount_attr;
 
@@ -25,6 +24,7 @@ use crate::sys::mount_attr;
 #[derive(Debug)]
 pub struct AssembledRoot {
     mount: OwnedFd,
+    layers: SealedLayers,
     requested: RequestedImage,
     source: String,
     own_mounts: Vec<(&'static str, u64)>,
@@ -36,7 +36,12 @@ impl AssembledRoot {
         &self.requested
     }
 
-    /// The mounts that the new root consists of: mount point and unique identifier, the root first.
+    /// The layers of the sealed root.
+    pub fn layers(&self) -> &SealedLayers {
+        &self.layers
+    }
+
+    /// The mounts that the new root consists of: mount point and identifier, the root first.
     pub fn own_mounts(&self) -> &[(&'static str, u64)] {
         &self.own_mounts
     }
@@ -86,7 +91,7 @@ pub enum AssembleError {
     },
     /// The physical root could not be made writable.
     #[error("physical root: expected to be writable for the configured state")]
-    ReadWrite(#[source] FsError),
+    ReadWrite(#[source] RootError),
     /// A filesystem could not be mounted.
     #[error("'/{name}'")]
     Filesystem {
@@ -113,7 +118,8 @@ pub enum AssembleError {
 impl AssembleError {
     /// Whether an overlay was refused with the error that the kernel has for too many levels of stacking, among others.
     pub fn may_be_stacking(&self) -> bool {
-        matches!(self, Self::Filesystem { reason, .. } if reason.reason() == Errno::INVAL)
+        matches!(self, Self::Filesystem { reason, .. }
+            if reason.reason() == Errno::INVAL && reason.filesystem() == "overlay")
     }
 }
 
@@ -167,7 +173,7 @@ pub fn assemble(
     ];
     let persistent = |directory: &StateDirectory| matches!(directory.mount, StateMount::Overlay | StateMount::Bind);
     if sysroot == SysrootMount::Writable || directories.iter().any(persistent) {
-        make_writable(physical)?;
+        physical.make_writable(features).map_err(AssembleError::ReadWrite)?;
     }
     let mut assembly = Assembly { sealed: &sealed, physical, workbench, features };
     let mut source = sealed_source(sealed.requested());
@@ -188,13 +194,10 @@ pub fn assemble(
         }
     }
     attach_physical(physical, root, sysroot)?;
-    let own_mounts = own_mounts(root, &mounts, physical, sysroot)?;
+    let own_mounts = own_mounts(root, &mounts, physical, sysroot, features)?;
     let requested = sealed.requested().clone();
-    let mount = match transient {
-        Some(mount) => mount,
-        None => sealed.into_mount(),
-    };
-    Ok(AssembledRoot { mount, requested, source, own_mounts })
+    let (sealed, layers) = sealed.into_parts();
+    Ok(AssembledRoot { mount: transient.unwrap_or(sealed), layers, requested, source, own_mounts })
 }
 
 fn own_mounts(
@@ -202,6 +205,7 @@ fn own_mounts(
     mounts: &[(&'static str, Option<OwnedFd>)],
     physical: &PhysicalRoot<'_>,
     sysroot: SysrootMount,
+    features: &mut KernelFeatures,
 ) -> Result<Vec<(&'static str, u64)>, AssembleError> {
     let state = mounts.iter().filter_map(|(name, mount)| mount.as_ref().map(|mount| (*name, mount.as_fd())));
     let physical = (sysroot != SysrootMount::None).then_some(("sysroot", physical.copy()));
@@ -209,8 +213,8 @@ fn own_mounts(
         .into_iter()
         .chain(state)
         .chain(physical)
-        .map(|(name, mount)| match MountIds::of(mount) {
-            Ok(ids) => Ok((name, ids.unique)),
+        .map(|(name, mount)| match table::id(mount, features) {
+            Ok(id) => Ok((name, id)),
             Err(reason) => Err(AssembleError::Kernel { subject: "identifier of a mount", reason }),
         })
         .collect()
@@ -230,18 +234,6 @@ fn attach_physical(
         }
     }
     attach(physical.copy(), root, "sysroot").map_err(|reason| AssembleError::MountPoint { name: "sysroot", reason })
-}
-
-/// Clears read-only from the superblock where the physical root was mounted so; the private copies decide for
-/// themselves.
-fn make_writable(physical: &PhysicalRoot<'_>) -> Result<(), AssembleError> {
-    let found = rustix::fs::fstatvfs(physical.mounted())
-        .map_err(|reason| AssembleError::Kernel { subject: "physical root: statvfs", reason })?;
-    if !found.f_flag.contains(StatVfsMountFlags::RDONLY) {
-        return Ok(());
-    }
-    let context = FsContext::pick("physical root", physical.mounted()).map_err(AssembleError::ReadWrite)?;
-    context.set_flag("rw").and_then(|()| context.reconfigure()).map_err(AssembleError::ReadWrite)
 }
 
 impl Assembly<'_> {

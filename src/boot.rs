@@ -15,7 +15,7 @@ use crate::image::{self, InspectedImage, ReadAhead};
 use crate::inputs;
 use crate::mount::KernelFeatures;
 use crate::mount::root::PhysicalRoot;
-use crate::mount::workbench::Workbench;
+use crate::mount::workbench::{Need, Workbench};
 use crate::policy::{self, Decision, Policy, Settings};
 use crate::prove::prove;
 use crate::report::{CheckRecord, EarlierReport, Report, Verdict};
@@ -39,6 +39,15 @@ pub struct BootError {
 }
 
 impl BootError {
+    /// With the reason of a second attempt on a loop device, where that is another one.
+    fn and(self, second: Self) -> Self {
+        let (first, second) = (chain(&*self.reason), chain(&second));
+        if second == format!("{}: {first}", self.stage) {
+            return self;
+        }
+        Self { stage: self.stage, reason: Refusal::Twice { first, second }.into() }
+    }
+
     fn may_be_stacking(&self) -> bool {
         self.reason.downcast_ref().is_some_and(AssembleError::may_be_stacking)
     }
@@ -49,6 +58,8 @@ impl BootError {
 enum Refusal {
     #[error("refused before: {reason}")]
     Before { reason: String },
+    #[error("{first}; with the image on a loop device: {second}")]
+    Twice { first: String, second: String },
     #[error("no report of a sealed root: the boot program did not run, or did not finish")]
     NoReport,
     #[error("expected a sealed root, found a report that none was asked for")]
@@ -122,7 +133,7 @@ fn mount_sealed(sysroot: &Path, report: &mut Report) -> Result<(), BootError> {
         match earlier.verdict() {
             Verdict::Refused => return Err(Refusal::Before { reason: earlier.reason().into() }).at(Stage::Earlier),
             Verdict::Sealed if is_in_place(sysroot, &earlier) => {
-                tree::compare(sysroot, earlier.mounts()).at(Stage::Earlier)?;
+                tree::compare(sysroot, earlier.mounts(), &mut KernelFeatures::default()).at(Stage::Earlier)?;
                 log::info!("{IN_PLACE} already at '{}'", sysroot.display());
                 return Ok(());
             }
@@ -176,20 +187,26 @@ fn build(
     report::create_directory().at(Stage::Mount)?;
     let mut features = KernelFeatures::default();
     let mut attempt = construct(&inspected, mounted.as_fd(), settings, &mut features, report, clock);
-    // Kernels of the 6.18 and 6.19 series count an EROFS that is mounted from a file as a level of stacking, and have
-    // none left for the overlay over /etc then.
-    if attempt.as_ref().is_err_and(BootError::may_be_stacking) && features.fall_back_to_loop() {
-        attempt = construct(&inspected, mounted.as_fd(), settings, &mut features, report, clock);
+    // Some kernels up to 6.18.5 count an EROFS that is mounted from a file as a level of stacking, and have none left
+    // for the overlay over /etc then.
+    if let Err(first) = attempt {
+        if !first.may_be_stacking() || !features.fall_back_to_loop() {
+            report.kernel(features);
+            return Err(first);
+        }
+        attempt = construct(&inspected, mounted.as_fd(), settings, &mut features, report, clock)
+            .map_err(|second| first.and(second));
     }
     report.kernel(features);
     let (assembled, workbench) = attempt?;
     let proven = prove(assembled, command_line).at(Stage::Prove)?;
     clock.lap(report, Stage::Prove);
-    if let Err(error) = place::link_volatile_root(mounted.as_fd()) {
+    if let Err(error) = place::link_volatile_root(mounted.as_fd(), &mut features) {
         log::warn!("{}, ignoring", chain(&error));
     }
-    place::place(&proven, sysroot, workbench).at(Stage::Replace)?;
-    let mounts = tree::record(sysroot, proven.root().own_mounts()).at(Stage::Replace)?;
+    place::place(&proven, sysroot, workbench, &mut features).at(Stage::Replace)?;
+    let mounts = tree::record(sysroot, proven.root().own_mounts(), &mut features).at(Stage::Replace)?;
+    report.kernel(features);
     clock.lap(report, Stage::Replace);
     report.sealed(proven.init(), mounts);
     Ok(proven.root().source().into())
@@ -204,8 +221,10 @@ fn construct(
     report: &mut Report,
     clock: &mut Clock,
 ) -> Result<(AssembledRoot, Workbench), BootError> {
-    let workbench = Workbench::new().at(Stage::Mount)?;
-    let physical = PhysicalRoot::new(mounted, &workbench).at(Stage::Mount)?;
+    let physical = PhysicalRoot::new(mounted).at(Stage::Mount)?;
+    // A transient root hides the sealed one, which is in no tree then.
+    let need = if *settings.transient_root.value() { Need::Always } else { Need::IfKernelIsOlder };
+    let workbench = Workbench::new(need, physical.copy(), features).at(Stage::Mount)?;
     let detached = mount::root::mount(image, &physical, &workbench, features).at(Stage::Mount)?;
     clock.lap(report, Stage::Mount);
     let assembled = assemble(detached, &physical, settings, &workbench, features).at(Stage::Assemble)?;
@@ -214,9 +233,10 @@ fn construct(
 }
 
 /// The mount at `sysroot` is the one that an earlier run reported. Another one, after a restart of sysroot.mount, is
-/// a new physical root: it gets all the checks.
+/// a new physical root: it gets all the checks. (Where identifiers are used again, it can also look like the old one,
+/// changed: a refusal.)
 fn is_in_place(sysroot: &Path, earlier: &EarlierReport) -> bool {
-    match (tree::root_id(sysroot), earlier.mounts().first()) {
+    match (tree::root_id(sysroot, &mut KernelFeatures::default()), earlier.mounts().first()) {
         (Ok(id), Some(root)) => id == root.id(),
         _ => false,
     }
@@ -226,7 +246,7 @@ fn look_again(sysroot: &Path) -> Result<(), BootError> {
     privileges::drop_unneeded().at(Stage::Privileges)?;
     let earlier = EarlierReport::read().at(Stage::Gate)?.ok_or(Refusal::NoReport).at(Stage::Gate)?;
     match earlier.verdict() {
-        Verdict::Sealed => tree::compare(sysroot, earlier.mounts()).at(Stage::Gate),
+        Verdict::Sealed => tree::compare(sysroot, earlier.mounts(), &mut KernelFeatures::default()).at(Stage::Gate),
         Verdict::Refused => Err(Refusal::Before { reason: earlier.reason().into() }).at(Stage::Gate),
         Verdict::NotRequested => {
             // The report alone does not open the gate: what it says must follow from the inputs once more.

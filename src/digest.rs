@@ -143,6 +143,14 @@ impl ImageDigest {
         }
     }
 
+    /// A digest as the kernel has it, `None` where its length is not the algorithm's.
+    pub fn from_bytes(algorithm: Algorithm, bytes: &[u8]) -> Option<Self> {
+        match algorithm {
+            Algorithm::Sha256 => bytes.try_into().ok().map(Self::Sha256),
+            Algorithm::Sha512 => bytes.try_into().ok().map(Self::Sha512),
+        }
+    }
+
     /// The digest's algorithm.
     pub fn algorithm(&self) -> Algorithm {
         match self {

@@ -37,6 +37,7 @@ pub mod kmsg;
 mod lookup;
 pub mod mount;
 mod names;
+pub mod object;
 pub mod openings;
 pub mod place;
 pub mod policy;

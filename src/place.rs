@@ -10,10 +10,10 @@ use rustix::io::Errno;
 use rustix::mount::MoveMountFlags;
 use thiserror::Error;
 
-use crate::mount;
-use crate::mount::MountIds;
-use crate::mount::mountinfo::{self, MountinfoError};
+use crate::mount::root::{self, RootError};
+use crate::mount::table::{self, TableError};
 use crate::mount::workbench::{Workbench, WorkbenchError};
+use crate::mount::{self, KernelFeatures};
 use crate::prove::ProvenRoot;
 
 /// Where systemd looks for the block device below a root that is none (systemd-gpt-auto-generator(8)).
@@ -48,6 +48,9 @@ pub enum PlaceError {
         #[source]
         reason: Errno,
     },
+    /// The new root is not what it was made to be.
+    #[error(transparent)]
+    Root(#[from] RootError),
     /// The place to work in is still there.
     #[error(transparent)]
     Workbench(#[from] WorkbenchError),
@@ -63,11 +66,19 @@ pub fn open_physical_root(path: &Path) -> Result<OwnedFd, PlaceError> {
 }
 
 /// Detaches what is mounted at `path`, puts the new root there and clears the workbench away.
-pub fn place(root: &ProvenRoot, path: &Path, workbench: Workbench) -> Result<(), PlaceError> {
+pub fn place(
+    root: &ProvenRoot,
+    path: &Path,
+    workbench: Workbench,
+    features: &mut KernelFeatures,
+) -> Result<(), PlaceError> {
     let failed = |step| move |reason| PlaceError::Kernel { path: path.into(), step, reason };
     mount::detach_all(path).map_err(failed("detach"))?;
     rustix::mount::move_mount(root.root(), "", CWD, path, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
         .map_err(failed("move the new root here"))?;
+    if !workbench.is_attached() {
+        root::ask_kernel(root.root(), root.root().requested(), features)?;
+    }
     Ok(workbench.close()?)
 }
 
@@ -76,7 +87,7 @@ pub fn place(root: &ProvenRoot, path: &Path, workbench: Workbench) -> Result<(),
 pub enum VolatileRootError {
     /// The mount could not be looked up.
     #[error("'{VOLATILE_ROOT}'")]
-    Table(#[from] MountinfoError),
+    Table(#[from] TableError),
     /// The mount has no block device.
     #[error("'{VOLATILE_ROOT}': expected the physical root on a block device, found '{found}'")]
     NoDevice {
@@ -90,11 +101,14 @@ pub enum VolatileRootError {
 
 /// Leaves the link by which systemd finds the block device of the physical root once / is an overlay. A link that is
 /// there already stays.
-pub fn link_volatile_root(physical_root: BorrowedFd<'_>) -> Result<(), VolatileRootError> {
+pub fn link_volatile_root(
+    physical_root: BorrowedFd<'_>,
+    features: &mut KernelFeatures,
+) -> Result<(), VolatileRootError> {
     let found = rustix::fs::fstat(physical_root).map_err(|reason| VolatileRootError::Link(reason.into()))?;
     let device = match major(found.st_dev) {
         // Filesystems that span devices, like btrfs, have a number of their own.
-        0 => source_device(physical_root)?,
+        0 => source_device(physical_root, features)?,
         _ => found.st_dev,
     };
     let target = format!("/dev/block/{}:{}", major(device), minor(device));
@@ -105,11 +119,8 @@ pub fn link_volatile_root(physical_root: BorrowedFd<'_>) -> Result<(), VolatileR
     }
 }
 
-fn source_device(physical_root: BorrowedFd<'_>) -> Result<u64, VolatileRootError> {
-    let ids = MountIds::of(physical_root).map_err(|reason| VolatileRootError::Link(reason.into()))?;
-    let table = mountinfo::read()?;
-    let source = table.into_iter().find(|mount| mount.id == ids.mountinfo).map(|mount| mount.source);
-    let source = source.unwrap_or_default();
+fn source_device(physical_root: BorrowedFd<'_>, features: &mut KernelFeatures) -> Result<u64, VolatileRootError> {
+    let source = table::mount_of(physical_root, features)?.source;
     match std::fs::metadata(&source) {
         Ok(found) if source.starts_with("/dev/") && found.rdev() != makedev(0, 0) => Ok(found.rdev()),
         _ => Err(VolatileRootError::NoDevice { found: source }),

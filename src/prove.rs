@@ -12,6 +12,7 @@ use crate::cmdline::CommandLine;
 use crate::elf::{self, ElfError};
 use crate::image::read_everything;
 use crate::lookup::{self, LookupError};
+use crate::object::{self, Finding};
 
 /// What systemd's switch-root executes where `init=` names nothing, in its order.
 const INITS: [&str; 2] = ["/usr/lib/systemd/systemd", "/sbin/init"];
@@ -56,10 +57,12 @@ pub enum ProveError {
         reason: LookupError,
     },
     /// A file's object is missing, or is not the one that the image names.
-    #[error("new root: '{path}': its object cannot be opened")]
+    #[error("new root: '{path}': {finding}")]
     Object {
         /// The file.
         path: String,
+        /// What was found out about the object.
+        finding: Finding,
         /// The kernel's reason.
         #[source]
         reason: Errno,
@@ -132,7 +135,10 @@ fn open(root: &AssembledRoot, path: &str) -> Result<File, ProveError> {
         }
         Err(reason) => return Err(ProveError::Open { path: path.into(), reason }),
     };
-    lookup::reopen(location.as_fd()).map_err(|reason| ProveError::Object { path: path.into(), reason })
+    lookup::reopen(location.as_fd()).map_err(|reason| {
+        let finding = object::examine(root.layers(), path, reason);
+        ProveError::Object { path: path.into(), finding, reason }
+    })
 }
 
 fn read(path: &str, file: &File) -> Result<(), ProveError> {

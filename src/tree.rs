@@ -11,17 +11,17 @@ use rustix::mount::MountAttrFlags;
 use thiserror::Error;
 
 use crate::lookup::{self, Links, LookupError};
-use crate::mount::mountinfo::{self, Mount, MountinfoError};
-use crate::mount::{MountIds, clone_tree};
+use crate::mount::table::{self, Mount, TableError, Tree};
+use crate::mount::{KernelFeatures, clone_tree};
 
 /// One mount of the tree.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MountRecord {
     /// Where, from the new root: `/`, `/etc`.
     point: String,
-    /// The kernel's unique identifier.
+    /// The kernel's identifier, a unique one where it has such.
     id: u64,
-    /// The unique identifier of the mount that it is attached to.
+    /// The identifier of the mount that it is attached to.
     parent: u64,
     /// The filesystem's type.
     #[serde(rename = "type")]
@@ -44,7 +44,7 @@ pub enum TreeError {
         path: PathBuf,
         /// Why.
         #[source]
-        reason: MountinfoError,
+        reason: TableError,
     },
     /// A mount of the tree cannot be looked at.
     #[error("mount '{}'", path.display())]
@@ -96,48 +96,40 @@ pub enum TreeError {
     },
 }
 
-/// Records the mounts at `path` that the boot program made itself: `own` has their points and their unique
-/// identifiers, the root first. Whatever else is mounted there by now is judged as it will be at the gate.
-pub fn record(path: &Path, own: &[(&'static str, u64)]) -> Result<Vec<MountRecord>, TreeError> {
-    let table = table(path)?;
-    let (root, below) = split(&table, path)?;
-    let root_id = visible_id(root, path)?;
-    let found = [(root, parent_id(path)?)].into_iter().chain(below.into_iter().map(|mount| (mount, root_id)));
-    let mut records = Vec::new();
-    for (mount, parent) in found {
-        match visible_id(mount, path) {
-            Ok(id) if own.iter().any(|(_, known)| *known == id) => {
-                records.push(MountRecord::new(mount, path, id, parent));
-            }
-            Ok(_) | Err(TreeError::Covered { .. }) => {}
-            Err(error) => return Err(error),
-        }
-    }
+/// Records the mounts at `path` that the boot program made itself: `own` has their points and their identifiers, the
+/// root first. Whatever else is mounted there by now is judged as it will be at the gate.
+pub fn record(
+    path: &Path,
+    own: &[(&'static str, u64)],
+    features: &mut KernelFeatures,
+) -> Result<Vec<MountRecord>, TreeError> {
+    let Tree { root, below, .. } = tree(path, features)?;
+    let is_own = |mount: &&Mount| own.iter().any(|(_, known)| mount.id == Some(*known));
+    let records: Vec<_> =
+        [&root].into_iter().chain(&below).filter(is_own).map(|mount| MountRecord::new(mount, path)).collect();
     if let Some((point, id)) = own.iter().find(|(_, id)| !records.iter().any(|record| record.id == *id)) {
         let (expected, found) = (format!("mount {id}, just made"), "another mount or none".into());
         return Err(TreeError::Changed { path: Path::new("/").join(point), expected, found });
     }
-    compare(path, &records)?;
+    compare(path, &records, features)?;
     Ok(records)
 }
 
 /// Compares the tree at `path` with what was recorded. A further mount is harmless outside the sealed root and over an
 /// empty directory of it that is not below /usr, where what is found is executed.
-pub fn compare(path: &Path, recorded: &[MountRecord]) -> Result<(), TreeError> {
-    let table = table(path)?;
-    let (root, below) = split(&table, path)?;
-    let root_id = visible_id(root, path)?;
-    let found_root = MountRecord::new(root, path, root_id, parent_id(path)?);
+pub fn compare(path: &Path, recorded: &[MountRecord], features: &mut KernelFeatures) -> Result<(), TreeError> {
+    let Tree { root, below, .. } = tree(path, features)?;
     let mut missing: Vec<_> = recorded.iter().collect();
-    expect(&mut missing, &found_root)?;
+    expect(&mut missing, &MountRecord::new(&root, path))?;
     for mount in below {
-        let point = new_root_path(mount, path);
+        let point = new_root_path(&mount, path);
         if recorded.iter().any(|record| Path::new(&record.point) == point) {
-            // A mount that hangs elsewhere than on the root is not the recorded one, whatever its identifier.
-            let parent = if mount.parent == root.id { root_id } else { 0 };
-            expect(&mut missing, &MountRecord::new(mount, path, visible_id(mount, path)?, parent))?;
-        } else if mount.parent == root.id {
-            check_foreign(mount, path)?;
+            if mount.id.is_none() {
+                return Err(TreeError::Covered { path: point });
+            }
+            expect(&mut missing, &MountRecord::new(&mount, path))?;
+        } else if Some(mount.parent) == root.id {
+            check_foreign(&mount, path)?;
         }
     }
     match missing.first() {
@@ -146,15 +138,16 @@ pub fn compare(path: &Path, recorded: &[MountRecord]) -> Result<(), TreeError> {
     }
 }
 
-/// The one mount at `path`, and those below it.
-fn split<'a>(table: &'a [Mount], path: &Path) -> Result<(&'a Mount, Vec<&'a Mount>), TreeError> {
-    let (at, below): (Vec<_>, Vec<_>) =
-        table.iter().filter(|mount| mount.point.starts_with(path)).partition(|mount| mount.point == path);
-    match at.as_slice() {
-        [root] => Ok((root, below)),
-        [] => Err(TreeError::Nothing { path: path.into() }),
-        _ => Err(TreeError::Covered { path: "/".into() }),
+/// The mounts at `path`, which must be one, and those below it.
+fn tree(path: &Path, features: &mut KernelFeatures) -> Result<Tree, TreeError> {
+    let tree = table::tree(path, features).map_err(|reason| TreeError::Table { path: path.into(), reason })?;
+    if tree.root.point != path {
+        return Err(TreeError::Nothing { path: path.into() });
     }
+    if tree.root.parent != tree.above {
+        return Err(TreeError::Covered { path: "/".into() });
+    }
+    Ok(tree)
 }
 
 /// Takes a mount that was found off the list of those that were recorded.
@@ -206,11 +199,12 @@ fn is_empty(directory: &OwnedFd) -> Result<bool, Errno> {
 }
 
 impl MountRecord {
-    fn new(mount: &Mount, path: &Path, id: u64, parent: u64) -> Self {
+    /// Of a mount that is not hidden; another gets an identifier that none has.
+    fn new(mount: &Mount, path: &Path) -> Self {
         Self {
             point: new_root_path(mount, path).to_string_lossy().into_owned(),
-            id,
-            parent,
+            id: mount.id.unwrap_or(0),
+            parent: mount.parent,
             filesystem: mount.filesystem.clone(),
             source: mount.source.clone(),
             flags: mount.flags.clone(),
@@ -241,37 +235,15 @@ impl MountRecord {
     }
 }
 
-fn table(path: &Path) -> Result<Vec<Mount>, TreeError> {
-    mountinfo::read().map_err(|reason| TreeError::Table { path: path.into(), reason })
-}
-
 /// `/` for the new root itself, `/etc` for what is mounted there.
 fn new_root_path(mount: &Mount, path: &Path) -> PathBuf {
     Path::new("/").join(mount.point.strip_prefix(path).unwrap_or(&mount.point))
 }
 
-/// The unique identifier of a mount that a look-up of its mount point leads to.
-fn visible_id(mount: &Mount, path: &Path) -> Result<u64, TreeError> {
-    let failed = |reason| TreeError::Kernel { path: new_root_path(mount, path), reason };
-    let ids = open(&mount.point).and_then(MountIds::of).map_err(failed)?;
-    if ids.mountinfo == mount.id {
-        Ok(ids.unique)
-    } else {
-        Err(TreeError::Covered { path: new_root_path(mount, path) })
-    }
-}
-
-/// The unique identifier of what the mount at `path` is attached to.
-fn parent_id(path: &Path) -> Result<u64, TreeError> {
-    let parent = path.parent().unwrap_or(Path::new("/"));
-    let failed = |reason| TreeError::Kernel { path: parent.into(), reason };
-    Ok(open(parent).and_then(MountIds::of).map_err(failed)?.unique)
-}
-
-/// The unique identifier of the mount at `path`.
-pub fn root_id(path: &Path) -> Result<u64, TreeError> {
+/// The identifier of the mount at `path`.
+pub fn root_id(path: &Path, features: &mut KernelFeatures) -> Result<u64, TreeError> {
     let failed = |reason| TreeError::Kernel { path: path.into(), reason };
-    Ok(open(path).and_then(MountIds::of).map_err(failed)?.unique)
+    open(path).and_then(|root| table::id(root, features)).map_err(failed)
 }
 
 fn open(path: &Path) -> Result<OwnedFd, Errno> {

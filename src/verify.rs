@@ -1,5 +1,6 @@
 //! The kernel's measurement of an image: the only way to a [`VerifiedImage`].
 
+use std::fmt;
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd};
 
@@ -7,7 +8,7 @@ use rustix::io::Errno;
 use thiserror::Error;
 
 use crate::cmdline::RequestedImage;
-use crate::digest::{Algorithm, Digest, ImageDigest};
+use crate::digest::{Algorithm, ImageDigest};
 use crate::repository::{UnverifiedImage, image_name};
 use crate::sys::verity;
 
@@ -65,15 +66,14 @@ pub enum VerifyError {
         reason: Errno,
     },
     /// A filesystem without fs-verity.
-    #[error(
-        "image '{name}': expected {expected}, found a filesystem without fs-verity \
-         (ext4 needs the feature 'verity', the kernel CONFIG_FS_VERITY)"
-    )]
+    #[error("image '{name}': expected {expected}, found a filesystem without fs-verity, {filesystem}")]
     Unsupported {
         /// The image's name.
         name: String,
         /// Its digest.
         expected: ImageDigest,
+        /// The filesystem's type, and what would have to be different.
+        filesystem: String,
         /// The kernel's reason.
         #[source]
         reason: Errno,
@@ -111,25 +111,70 @@ pub fn verify(image: UnverifiedImage) -> Result<VerifiedImage, VerifyError> {
         Ok(file) => file,
         Err(reason) => return Err(VerifyError::Open { name, expected, reason }),
     };
-    let measured = match verity::measure(&file) {
+    let measured = match measure(&file) {
         Ok(measured) => measured,
         Err(reason @ Errno::NODATA) => return Err(VerifyError::NoVerity { name, expected, reason }),
         Err(reason @ (Errno::NOTTY | Errno::OPNOTSUPP)) => {
-            return Err(VerifyError::Unsupported { name, expected, reason });
+            let filesystem = filesystem_without_verity(&file);
+            return Err(VerifyError::Unsupported { name, expected, filesystem, reason });
         }
         Err(reason) => return Err(VerifyError::Measure { name, expected, reason }),
     };
-    let digest = match Algorithm::from_kernel(measured.algorithm) {
-        Some(Algorithm::Sha256) => Digest::try_from(measured.digest.as_slice()).ok().map(ImageDigest::Sha256),
-        Some(Algorithm::Sha512) => Digest::try_from(measured.digest.as_slice()).ok().map(ImageDigest::Sha512),
-        None => None,
-    };
-    match digest {
-        Some(digest) if digest == expected => Ok(VerifiedImage { file, requested }),
-        Some(digest) => Err(VerifyError::Mismatch { name, expected, measured: digest.to_string() }),
-        None => {
-            let measured = format!("{} bytes by an unknown algorithm {}", measured.digest.len(), measured.algorithm);
-            Err(VerifyError::Mismatch { name, expected, measured })
+    if measured.is(expected) {
+        Ok(VerifiedImage { file, requested })
+    } else {
+        Err(VerifyError::Mismatch { name, expected, measured: measured.to_string() })
+    }
+}
+
+/// What the kernel measured.
+#[derive(Clone, Debug)]
+pub(crate) enum Measured {
+    /// A digest of an algorithm that we know.
+    Digest(ImageDigest),
+    /// Another one.
+    Other(verity::Measurement),
+}
+
+impl Measured {
+    /// Whether it is this digest.
+    pub(crate) fn is(&self, expected: ImageDigest) -> bool {
+        matches!(self, Self::Digest(digest) if *digest == expected)
+    }
+}
+
+impl fmt::Display for Measured {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Digest(digest) => digest.fmt(f),
+            Self::Other(verity::Measurement { algorithm, digest }) => {
+                write!(f, "{} bytes by an unknown algorithm {algorithm}", digest.len())
+            }
         }
     }
+}
+
+/// Has the kernel measure an open file.
+pub(crate) fn measure(file: impl AsFd) -> Result<Measured, Errno> {
+    let measurement = verity::measure(file)?;
+    let digest = Algorithm::from_kernel(measurement.algorithm)
+        .and_then(|algorithm| ImageDigest::from_bytes(algorithm, &measurement.digest));
+    Ok(digest.map_or(Measured::Other(measurement), Measured::Digest))
+}
+
+/// The type of the filesystem that a file lies on, by its `*_SUPER_MAGIC` of `linux/magic.h`, and what would give it
+/// fs-verity, for messages.
+fn filesystem_without_verity(file: &File) -> String {
+    let has_it = "ext4 with the feature 'verity', btrfs and f2fs have it";
+    let (name, remedy) = match rustix::fs::fstatfs(file).map(|found| found.f_type as u32) {
+        Ok(0xef53) => ("ext4", "it needs the feature 'verity' (tune2fs -O verity), and the kernel CONFIG_FS_VERITY"),
+        Ok(0xf2f5_2010) => {
+            ("f2fs", "it needs the feature 'verity' (mkfs.f2fs -O verity), and the kernel CONFIG_FS_VERITY")
+        }
+        Ok(0x9123_683e) => ("btrfs", "the kernel needs CONFIG_FS_VERITY"),
+        Ok(0x5846_5342) => ("xfs", has_it),
+        Ok(0x0102_1994) => ("tmpfs", has_it),
+        _ => ("of another type", has_it),
+    };
+    format!("{name}: {remedy}")
 }

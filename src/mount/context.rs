@@ -6,7 +6,7 @@ use rustix::io::Errno;
 use rustix::mount::{FsMountFlags, FsOpenFlags, FsPickFlags, MountAttrFlags};
 use thiserror::Error;
 
-use super::LayerForm;
+use super::features::LayerForm;
 use crate::lookup;
 
 /// The kernel keeps eight messages for a context (`struct fc_log`).
@@ -29,6 +29,16 @@ impl FsError {
     pub fn reason(&self) -> Errno {
         self.reason
     }
+
+    /// The filesystem's type.
+    pub fn filesystem(&self) -> &'static str {
+        self.filesystem
+    }
+
+    /// The same error, where it is known what the step failed for.
+    pub(super) fn because(self, step: String) -> Self {
+        Self { step, ..self }
+    }
 }
 
 /// An open filesystem context.
@@ -38,14 +48,20 @@ pub struct FsContext {
     filesystem: &'static str,
 }
 
+/// A name that no filesystem has for an option.
+const NO_OPTION: &str = "sealroot";
+
 impl FsContext {
     /// A context for a new filesystem of this type.
     pub fn open(filesystem: &'static str) -> Result<Self, FsError> {
         match rustix::mount::fsopen(filesystem, FsOpenFlags::FSOPEN_CLOEXEC) {
             Ok(context) => Ok(Self { context, filesystem }),
             Err(reason) => {
-                let hint = if reason == Errno::NODEV { " (is its module in the initramfs?)" } else { "" };
-                Err(FsError { filesystem, step: format!("open{hint}"), messages: String::new(), reason })
+                let step = match reason {
+                    Errno::NODEV => missing(filesystem),
+                    _ => "open".into(),
+                };
+                Err(FsError { filesystem, step, messages: String::new(), reason })
             }
         }
     }
@@ -56,6 +72,20 @@ impl FsContext {
         match rustix::mount::fspick(mount, "", flags) {
             Ok(context) => Ok(Self { context, filesystem }),
             Err(reason) => Err(FsError { filesystem, step: "reconfigure".into(), messages: String::new(), reason }),
+        }
+    }
+
+    /// Whether options are looked at only when the filesystem is created, as it is with those that the kernel has not
+    /// converted to the mount API (overlayfs before Linux 6.5). The context is used up by asking.
+    pub fn takes_any_option(self) -> bool {
+        rustix::mount::fsconfig_set_flag(&self.context, NO_OPTION).is_ok()
+    }
+
+    /// Sets an option as a mount table shows it: `key=value` or `key`.
+    pub fn set_option(&self, option: &str) -> Result<(), FsError> {
+        match option.split_once('=') {
+            Some((key, value)) => self.set_string(key, value),
+            None => self.set_flag(option),
         }
     }
 
@@ -71,13 +101,13 @@ impl FsContext {
             .map_err(|reason| self.error(format!("option {key}={value}"), reason))
     }
 
-    /// Sets an option whose value is a directory, in the form that this kernel takes, which is remembered in `form`.
+    /// Sets an option whose value is a directory.
     pub fn set_directory(&self, key: &str, directory: BorrowedFd<'_>, form: &mut LayerForm) -> Result<(), FsError> {
         if *form == LayerForm::Fd {
             match rustix::mount::fsconfig_set_fd(&self.context, key, directory) {
                 Ok(()) => return Ok(()),
-                // Before Linux 6.13 no descriptors are taken (EINVAL), before 6.15 none of O_PATH (EBADF).
-                Err(Errno::INVAL | Errno::BADF) => {
+                // Before Linux 6.13 no descriptors are taken (EINVAL; ENOTSUP before 6.5), before 6.15 none of O_PATH (EBADF).
+                Err(Errno::INVAL | Errno::OPNOTSUPP | Errno::BADF) => {
                     self.messages();
                     *form = LayerForm::Path;
                 }
@@ -85,6 +115,36 @@ impl FsContext {
             }
         }
         self.set_string(key, &lookup::proc_path(directory))
+    }
+
+    /// Sets the lower layers of an overlay: one with metadata and content, and below it, where there is one, the one
+    /// that only has content.
+    pub fn set_layers(
+        &self,
+        lower: BorrowedFd<'_>,
+        data: Option<BorrowedFd<'_>>,
+        form: &mut LayerForm,
+    ) -> Result<(), FsError> {
+        if *form != LayerForm::List {
+            match self.set_directory("lowerdir+", lower, form) {
+                Ok(()) => return data.map_or(Ok(()), |data| self.set_directory("datadir+", data, form)),
+                // Before Linux 6.7 layers cannot be added one by one.
+                Err(error) if error.reason() == Errno::INVAL => {
+                    // Where it does not help, something else is wrong, and the newer form's error says what.
+                    self.set_list(lower, data).map_err(|_| error)?;
+                    *form = LayerForm::List;
+                    return Ok(());
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        self.set_list(lower, data)
+    }
+
+    /// Both layers in one string.
+    fn set_list(&self, lower: BorrowedFd<'_>, data: Option<BorrowedFd<'_>>) -> Result<(), FsError> {
+        let data = data.map(|data| format!("::{}", lookup::proc_path(data))).unwrap_or_default();
+        self.set_string("lowerdir", &(lookup::proc_path(lower) + &data))
     }
 
     /// Creates the filesystem and a mount of it, attached nowhere.
@@ -116,4 +176,18 @@ impl FsContext {
         }
         text
     }
+}
+
+/// What is missing where a filesystem is unknown to the kernel, and where it comes from.
+fn missing(filesystem: &str) -> String {
+    let symbol = match filesystem {
+        "erofs" => "CONFIG_EROFS_FS",
+        "overlay" => "CONFIG_OVERLAY_FS",
+        "efivarfs" => "CONFIG_EFIVAR_FS",
+        _ => return "open".into(),
+    };
+    format!(
+        "open: expected the module '{filesystem}' in the initramfs (the dracut module 'sealroot' puts it there) or \
+         {symbol}=y, found neither"
+    )
 }

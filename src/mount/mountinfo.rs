@@ -16,7 +16,7 @@ const MAX_TABLE: u64 = 16 * 1024 * 1024;
 
 /// One line.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Mount {
+pub struct Line {
     /// The mount's identifier, which may be used again after an unmount.
     pub id: u64,
     /// The identifier of the mount that it is attached to.
@@ -48,7 +48,7 @@ pub enum MountinfoError {
 }
 
 /// Reads the mount table of this thread.
-pub fn read() -> Result<Vec<Mount>, MountinfoError> {
+pub fn read() -> Result<Vec<Line>, MountinfoError> {
     let mut table = Vec::new();
     File::open("/proc/thread-self/mountinfo")
         .and_then(|file| file.take(MAX_TABLE).read_to_end(&mut table))
@@ -57,7 +57,7 @@ pub fn read() -> Result<Vec<Mount>, MountinfoError> {
 }
 
 /// Parses a whole table.
-pub fn parse(table: &[u8]) -> Result<Vec<Mount>, MountinfoError> {
+pub fn parse(table: &[u8]) -> Result<Vec<Line>, MountinfoError> {
     table
         .split(|byte| *byte == b'\n')
         .filter(|line| !line.is_empty())
@@ -65,7 +65,7 @@ pub fn parse(table: &[u8]) -> Result<Vec<Mount>, MountinfoError> {
         .collect()
 }
 
-fn parse_line(line: &[u8]) -> Option<Mount> {
+fn parse_line(line: &[u8]) -> Option<Line> {
     let mut fields = line.split(|byte| *byte == b' ');
     let mut next = || fields.next();
     let (id, parent) = (number(next()?)?, number(next()?)?);
@@ -76,7 +76,7 @@ fn parse_line(line: &[u8]) -> Option<Mount> {
     while next()? != b"-" {}
     let (filesystem, source) = (text(next()?), text(next()?));
     let options = tokens(next()?);
-    Some(Mount { id, parent, point, flags, filesystem, source, options })
+    Some(Line { id, parent, point, flags, filesystem, source, options })
 }
 
 fn number(field: &[u8]) -> Option<u64> {
@@ -88,7 +88,7 @@ fn text(field: &[u8]) -> String {
 }
 
 /// Comma-separated; a comma inside a value is escaped by the kernel and stays inside its token.
-fn tokens(field: &[u8]) -> Vec<String> {
+pub(super) fn tokens(field: &[u8]) -> Vec<String> {
     field.split(|byte| *byte == b',').map(text).collect()
 }
 
@@ -124,7 +124,7 @@ mod tests {
         assert_eq!(table.len(), 3);
         assert_eq!(
             table[1],
-            Mount {
+            Line {
                 id: 99,
                 parent: 28,
                 point: "/a b\\c".into(),

@@ -2,9 +2,11 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 
+use rustix::io::Errno;
 use rustix::mount::MountAttrFlags;
 
-use super::{FsContext, FsError, LayerForm};
+use super::features::LayerForm;
+use super::{FsContext, FsError};
 
 /// The sealed root: the image's metadata over the objects' content, every file checked by the kernel.
 ///
@@ -22,12 +24,23 @@ pub(super) fn sealed(
     context.set_string("metacopy", "on")?;
     context.set_string("redirect_dir", "on")?;
     // Linux 6.6. Verification has no fallback.
-    context.set_string("verity", "require")?;
-    // Linux 6.7.
-    context.set_directory("lowerdir+", image.as_fd(), form)?;
-    context.set_directory("datadir+", objects.as_fd(), form)?;
+    context.set_string("verity", "require").map_err(|error| match error.reason() {
+        Errno::INVAL => too_old(error),
+        _ => error,
+    })?;
+    context.set_layers(image.as_fd(), Some(objects.as_fd()), form)?;
     context.set_flag("ro")?;
-    context.mount(MountAttrFlags::MOUNT_ATTR_RDONLY)
+    context.mount(MountAttrFlags::MOUNT_ATTR_RDONLY).map_err(|error| match error.reason() {
+        // Before Linux 6.5 options are looked at only now.
+        Errno::INVAL if FsContext::open("overlay").is_ok_and(FsContext::takes_any_option) => too_old(error),
+        _ => error,
+    })
+}
+
+fn too_old(error: FsError) -> FsError {
+    let uname = rustix::system::uname();
+    let release = uname.release().to_string_lossy();
+    error.because(format!("this kernel is too old for 'verity=': expected Linux 6.6 or newer, found {release}"))
 }
 
 /// A writable overlay whose lower layer is a directory of the sealed root.
@@ -49,7 +62,7 @@ pub(crate) fn writable(
     {
         context.set_string(key, value)?;
     }
-    context.set_directory("lowerdir+", lower.as_fd(), form)?;
+    context.set_layers(lower.as_fd(), None, form)?;
     context.set_directory("upperdir", upper.as_fd(), form)?;
     context.set_directory("workdir", work.as_fd(), form)?;
     context.mount(attributes)

@@ -3,17 +3,22 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use rustix::fs::StatVfsMountFlags;
 use rustix::io::Errno;
 use rustix::mount::MountAttrFlags;
 use thiserror::Error;
 
 use super::erofs::{self, ErofsError};
-use super::mountinfo::{self, Mount, MountinfoError};
+use super::table::{self, Mount, TableError};
 use super::workbench::{Workbench, WorkbenchError};
-use super::{FsError, INERT, KernelFeatures, MountIds, clone_tree, overlay};
+use super::{FsContext, FsError, INERT, KernelFeatures, clone_tree, overlay};
 use crate::cmdline::RequestedImage;
 use crate::image::InspectedImage;
 use crate::repository::{self, RepositoryError};
+
+/// The one filesystem with fs-verity that a reconfiguration takes its options from (as of Linux 7.2); ext4 and btrfs
+/// keep those that they have.
+const FORGETS_OPTIONS: &str = "f2fs";
 
 /// The physical root as it was found at /sysroot, and a private, read-only copy of that mount.
 #[derive(Debug)]
@@ -22,11 +27,21 @@ pub struct PhysicalRoot<'a> {
     copy: OwnedFd,
 }
 
-/// The sealed root, part of no tree that anything else can see.
+/// The sealed root, part of no tree that anything else can see, with the layers that it is made of.
 #[derive(Debug)]
 pub struct DetachedRoot {
     mount: OwnedFd,
+    layers: SealedLayers,
     requested: RequestedImage,
+}
+
+/// The layers of a sealed root.
+#[derive(Debug)]
+pub struct SealedLayers {
+    /// The mount of the image, with names, attributes, and which object has a file's content.
+    image: OwnedFd,
+    /// The directory of objects.
+    objects: OwnedFd,
 }
 
 /// Why there is no sealed root.
@@ -35,6 +50,9 @@ pub enum RootError {
     /// The physical root could not be copied.
     #[error("physical root: private copy of the mount")]
     Physical(#[source] Errno),
+    /// The physical root could not be looked at.
+    #[error("physical root: statvfs")]
+    Statvfs(#[source] Errno),
     /// A place to work in.
     #[error(transparent)]
     Workbench(#[from] WorkbenchError),
@@ -48,17 +66,8 @@ pub enum RootError {
     #[error(transparent)]
     Erofs(#[from] ErofsError),
     /// The kernel could not be asked.
-    #[error("sealed root")]
-    Table(#[from] MountinfoError),
-    /// The kernel could not be asked.
-    #[error("sealed root: identifier of the mount")]
-    Ids(#[source] Errno),
-    /// The mount is not in the kernel's table.
-    #[error("sealed root: expected mount {id} in /proc/thread-self/mountinfo, found none")]
-    NotListed {
-        /// Its identifier.
-        id: u64,
-    },
+    #[error(transparent)]
+    Table(#[from] TableError),
     /// What is mounted is not what was asked for.
     #[error("sealed root: expected {expected}, found {found}")]
     Options {
@@ -71,10 +80,9 @@ pub enum RootError {
 
 impl<'a> PhysicalRoot<'a> {
     /// Takes the mount that `mounted`, the directory /sysroot, lies on.
-    pub fn new(mounted: BorrowedFd<'a>, workbench: &Workbench) -> Result<Self, RootError> {
+    pub fn new(mounted: BorrowedFd<'a>) -> Result<Self, RootError> {
         let read_only = INERT.union(MountAttrFlags::MOUNT_ATTR_RDONLY);
         let copy = clone_tree(mounted, read_only, MountAttrFlags::empty()).map_err(RootError::Physical)?;
-        workbench.hold(&copy, "physical")?;
         Ok(Self { mounted, copy })
     }
 
@@ -87,6 +95,22 @@ impl<'a> PhysicalRoot<'a> {
     pub fn copy(&self) -> BorrowedFd<'_> {
         self.copy.as_fd()
     }
+
+    /// Clears read-only from the filesystem where it was mounted so; each mount of it decides for itself.
+    pub fn make_writable(&self, features: &mut KernelFeatures) -> Result<(), RootError> {
+        let found = rustix::fs::fstatvfs(self.mounted).map_err(RootError::Statvfs)?;
+        if !found.f_flag.contains(StatVfsMountFlags::RDONLY) {
+            return Ok(());
+        }
+        let mounted = table::mount_of(self.mounted, features)?;
+        let context = FsContext::pick("physical root", self.mounted)?;
+        // Whatever is not set again goes back to its default. The first option says whether it is read-only.
+        if mounted.filesystem == FORGETS_OPTIONS {
+            mounted.options.iter().skip(1).try_for_each(|option| context.set_option(option))?;
+        }
+        context.set_flag("rw")?;
+        Ok(context.reconfigure()?)
+    }
 }
 
 impl DetachedRoot {
@@ -95,9 +119,21 @@ impl DetachedRoot {
         &self.requested
     }
 
-    /// The mount alone.
-    pub(crate) fn into_mount(self) -> OwnedFd {
-        self.mount
+    /// The mount and its layers.
+    pub(crate) fn into_parts(self) -> (OwnedFd, SealedLayers) {
+        (self.mount, self.layers)
+    }
+}
+
+impl SealedLayers {
+    /// The root of the image's own mount.
+    pub fn image(&self) -> BorrowedFd<'_> {
+        self.image.as_fd()
+    }
+
+    /// The directory of objects.
+    pub fn objects(&self) -> BorrowedFd<'_> {
+        self.objects.as_fd()
     }
 }
 
@@ -107,34 +143,38 @@ impl AsFd for DetachedRoot {
     }
 }
 
-/// Mounts an image and asks the kernel what is mounted.
+/// Mounts an image.
 pub fn mount(
     image: &InspectedImage,
     physical: &PhysicalRoot<'_>,
     workbench: &Workbench,
     features: &mut KernelFeatures,
 ) -> Result<DetachedRoot, RootError> {
+    workbench.hold(physical.copy(), "physical")?;
     let requested = image.requested().clone();
     let metadata = erofs::mount(image.as_fd(), features)?;
     workbench.hold(&metadata, "image")?;
     let objects = repository::objects(physical.copy())?;
-    let source = sealed_source(&requested);
-    let mount = overlay::sealed(&source, &metadata, &objects, features.layers())?;
+    let mount = overlay::sealed(&sealed_source(&requested), &metadata, &objects, features.layers())?;
     workbench.hold(&mount, "sealed")?;
-    ask_kernel(&mount, &source)?;
-    Ok(DetachedRoot { mount, requested })
+    if workbench.is_attached() {
+        ask_kernel(&mount, &requested, features)?;
+    }
+    Ok(DetachedRoot { mount, layers: SealedLayers { image: metadata, objects }, requested })
+}
+
+/// Asks the kernel whether what is mounted keeps the promises of a sealed root. It answers for attached mounts only.
+pub fn ask_kernel(
+    mount: impl AsFd,
+    requested: &RequestedImage,
+    features: &mut KernelFeatures,
+) -> Result<(), RootError> {
+    check_options(&table::mount_of(mount, features)?, &sealed_source(requested))
 }
 
 /// The source that names a sealed root: `composefs:<hex>`.
 pub fn sealed_source(requested: &RequestedImage) -> String {
     format!("composefs:{}", requested.digest().to_hex())
-}
-
-fn ask_kernel(mount: impl AsFd, source: &str) -> Result<(), RootError> {
-    let id = MountIds::of(mount).map_err(RootError::Ids)?.mountinfo;
-    let table = mountinfo::read()?;
-    let mount = table.iter().find(|mount| mount.id == id).ok_or(RootError::NotListed { id })?;
-    check_options(mount, source)
 }
 
 /// The promises of the sealed root, token by token. `metacopy` and `redirect_dir` are shown by the kernel only where
@@ -162,8 +202,16 @@ mod tests {
     use super::*;
 
     fn overlay(flags: &str, source: &str, options: &str) -> Mount {
-        let line = format!("9 1 0:4 / /x {flags} - overlay {source} {options}\n");
-        mountinfo::parse(line.as_bytes()).unwrap().remove(0)
+        let tokens = |text: &str| text.split(',').map(Into::into).collect();
+        Mount {
+            id: Some(9),
+            parent: 1,
+            point: "/x".into(),
+            flags: tokens(flags),
+            filesystem: "overlay".into(),
+            source: source.into(),
+            options: tokens(options),
+        }
     }
 
     #[test]

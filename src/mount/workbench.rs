@@ -2,9 +2,9 @@
 //!
 //! Before Linux 6.15 a mount that is attached nowhere can neither be a layer nor carry other mounts. systemd makes `/`
 //! shared, and a mount below a shared parent can neither be moved nor stay single, so the place is a tmpfs that is made
-//! private. It is gone when the new root is in place.
+//! private. It is gone when the new root is in place. Newer kernels need no such place.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use rustix::fs::{CWD, Mode};
@@ -12,16 +12,29 @@ use rustix::io::Errno;
 use rustix::mount::{MountAttrFlags, MoveMountFlags};
 use thiserror::Error;
 
-use super::FsError;
+use super::features::BuildPlace;
+use super::{FsError, KernelFeatures};
 use crate::lookup::LookupError;
 use crate::sys::mount_attr;
 
 /// Where it is, for as long as it is there.
 const WORK: &str = "/run/sealroot/work";
 
-/// The private place.
+/// Whether a root needs the private place even where the kernel does not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Need {
+    /// It does not: all of it ends up in the tree at /sysroot.
+    IfKernelIsOlder,
+    /// It does: a part will be attached nowhere in the end, and the kernel tells about attached mounts only.
+    Always,
+}
+
+/// The private place, or the knowledge that none is needed.
 #[derive(Debug)]
-pub struct Workbench {
+pub struct Workbench(Option<Place>);
+
+#[derive(Debug)]
+struct Place {
     tmpfs: OwnedFd,
     gone: bool,
 }
@@ -41,6 +54,9 @@ pub enum WorkbenchError {
         #[source]
         reason: Errno,
     },
+    /// The kernel could not be tried.
+    #[error("copy of a detached mount")]
+    Probe(#[source] Errno),
     /// A mount could not be attached to it.
     #[error("work directory '{WORK}/{name}'")]
     Hold {
@@ -53,8 +69,54 @@ pub enum WorkbenchError {
 }
 
 impl Workbench {
-    /// Sets the place up. What a run that was killed left there is cleared away.
-    pub fn new() -> Result<Self, WorkbenchError> {
+    /// Sets the place up where `need` or this kernel asks for it, which is tried with `detached`, any detached mount.
+    pub fn new(need: Need, detached: BorrowedFd<'_>, features: &mut KernelFeatures) -> Result<Self, WorkbenchError> {
+        if features.mounts == BuildPlace::Detached
+            && (need == Need::Always || !can_build_on(detached).map_err(WorkbenchError::Probe)?)
+        {
+            features.mounts = BuildPlace::Attached;
+        }
+        match features.mounts {
+            BuildPlace::Detached => Ok(Self(None)),
+            BuildPlace::Attached => Place::new().map(|place| Self(Some(place))),
+        }
+    }
+
+    /// Attaches a mount here, so that it can be a layer or carry others.
+    pub fn hold(&self, mount: impl AsFd, name: &'static str) -> Result<(), WorkbenchError> {
+        let Self(Some(place)) = self else { return Ok(()) };
+        rustix::fs::mkdirat(&place.tmpfs, name, Mode::RWXU)
+            .map_err(LookupError::from)
+            .and_then(|()| super::attach(mount, &place.tmpfs, name))
+            .map_err(|reason| WorkbenchError::Hold { name, reason })
+    }
+
+    /// Whether what is held is attached, so that the kernel can be asked about it.
+    pub fn is_attached(&self) -> bool {
+        self.0.is_some()
+    }
+
+    /// Clears the place away, with all that is still attached to it.
+    pub fn close(self) -> Result<(), WorkbenchError> {
+        let Self(Some(mut place)) = self else { return Ok(()) };
+        place.gone = true;
+        clear().map_err(|reason| WorkbenchError::Kernel { step: "remove", reason })
+    }
+}
+
+/// Whether a detached mount is as good as an attached one: since Linux 6.15, which in one go lets it be copied, be a
+/// layer and carry others. The first of these has no other effect.
+fn can_build_on(detached: BorrowedFd<'_>) -> Result<bool, Errno> {
+    match super::copy_mount(detached) {
+        Ok(_) => Ok(true),
+        Err(Errno::INVAL) => Ok(false),
+        Err(reason) => Err(reason),
+    }
+}
+
+impl Place {
+    /// What a run that was killed left here is cleared away.
+    fn new() -> Result<Self, WorkbenchError> {
         let failed = |step| move |reason| WorkbenchError::Kernel { step, reason };
         let path = Path::new(WORK);
         let tmpfs = super::tmpfs("0700", super::INERT)?;
@@ -64,26 +126,12 @@ impl Workbench {
             Err(reason) => return Err(failed("create")(reason)),
         }
         // From here on it is cleared away whatever happens.
-        let workbench = Self { tmpfs, gone: false };
+        let place = Self { tmpfs, gone: false };
         let empty = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
-        rustix::mount::move_mount(&workbench.tmpfs, "", CWD, path, empty).map_err(failed("mount"))?;
+        rustix::mount::move_mount(&place.tmpfs, "", CWD, path, empty).map_err(failed("mount"))?;
         let none = MountAttrFlags::empty();
-        mount_attr::make_private(&workbench.tmpfs, none, none).map_err(failed("make private"))?;
-        Ok(workbench)
-    }
-
-    /// Attaches a mount here, so that it can be a layer or carry others.
-    pub fn hold(&self, mount: impl AsFd, name: &'static str) -> Result<(), WorkbenchError> {
-        rustix::fs::mkdirat(&self.tmpfs, name, Mode::RWXU)
-            .map_err(LookupError::from)
-            .and_then(|()| super::attach(mount, &self.tmpfs, name))
-            .map_err(|reason| WorkbenchError::Hold { name, reason })
-    }
-
-    /// Clears the place away, with all that is still attached to it.
-    pub fn close(mut self) -> Result<(), WorkbenchError> {
-        self.gone = true;
-        clear().map_err(|reason| WorkbenchError::Kernel { step: "remove", reason })
+        mount_attr::make_private(&place.tmpfs, none, none).map_err(failed("make private"))?;
+        Ok(place)
     }
 }
 
@@ -92,7 +140,7 @@ fn clear() -> Result<(), Errno> {
     rustix::fs::rmdir(WORK)
 }
 
-impl Drop for Workbench {
+impl Drop for Place {
     /// On the way to a refusal, whose own reason is the one to report.
     fn drop(&mut self) {
         if !self.gone {

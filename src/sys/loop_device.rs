@@ -64,6 +64,10 @@ pub fn free_number(control: impl AsFd) -> Result<u32, Errno> {
 
 /// Makes a free loop device a read-only view of a file, until nothing has it open or mounted any more.
 ///
+/// Buffered: `LO_FLAGS_DIRECT_IO` would change nothing. A file with fs-verity is checked in the page cache, and so every
+/// filesystem that has fs-verity turns a direct read of such a file into a buffered one ("Accessing verity files" in
+/// the kernel's `Documentation/filesystems/fsverity.rst`).
+///
 /// # Errors
 /// The kernel's own; `EBUSY` where somebody else was quicker.
 pub fn configure(device: impl AsFd, file: impl AsFd) -> Result<(), Errno> {

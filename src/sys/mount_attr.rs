@@ -45,9 +45,5 @@ pub fn make_private(mount: impl AsFd, set: MountAttrFlags, clear: MountAttrFlags
             size_of::<MountAttr>(),
         )
     };
-    if result == 0 { Ok(()) } else { Err(last_errno()) }
-}
-
-fn last_errno() -> Errno {
-    Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO)
+    if result == 0 { Ok(()) } else { Err(super::last_errno()) }
 }

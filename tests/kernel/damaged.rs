@@ -5,7 +5,8 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::sync::OnceLock;
 
-use crate::lab::{self, Lab, Snapshot, snapshot, write};
+use crate::expect::{Snapshot, snapshot};
+use crate::lab::{self, Lab, write};
 
 const EIO: i32 = 5;
 
@@ -237,8 +238,9 @@ fn os_release_with_a_changed_byte() {
 fn os_release_without_its_object() {
     lab::with("sha512", |lab| {
         fs::remove_file(lab.object_path("OBJECT_OS_RELEASE")).unwrap();
-        let message = "prove: new root: '/usr/lib/os-release': its object cannot be opened: <errno 2>";
-        lab.expect_refused(&lab.boot(), message);
+        let object = lab.expected_object("OBJECT_OS_RELEASE");
+        let message = format!("prove: new root: '/usr/lib/os-release': {object}, found none: <errno 2>");
+        lab.expect_refused(&lab.boot(), &message);
     });
 }
 
@@ -246,8 +248,9 @@ fn os_release_without_its_object() {
 fn init_without_its_object() {
     lab::with("sha512", |lab| {
         fs::remove_file(lab.object_path("OBJECT_INIT")).unwrap();
-        let message = "prove: new root: '/usr/lib/systemd/systemd': its object cannot be opened: <errno 2>";
-        lab.expect_refused(&lab.boot(), message);
+        let object = lab.expected_object("OBJECT_INIT");
+        let message = format!("prove: new root: '/usr/lib/systemd/systemd': {object}, found none: <errno 2>");
+        lab.expect_refused(&lab.boot(), &message);
     });
 }
 
@@ -257,8 +260,11 @@ fn init_swapped_for_another_object() {
         let object = lab.object_path("OBJECT_INIT");
         fs::remove_file(&object).unwrap();
         fs::hard_link(lab.object_path("OBJECT_BIG"), &object).unwrap();
-        let message = "prove: new root: '/usr/lib/systemd/systemd': its object cannot be opened: <errno 5>";
-        lab.expect_refused(&lab.boot(), message);
+        let (expected, other) = (lab.expected_object("OBJECT_INIT"), lab.expected_object("OBJECT_BIG"));
+        let measured = other.split_once(": expected ").unwrap().1;
+        let message =
+            format!("prove: new root: '/usr/lib/systemd/systemd': {expected}, measured {measured}: <errno 5>");
+        lab.expect_refused(&lab.boot(), &message);
     });
 }
 

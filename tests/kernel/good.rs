@@ -3,6 +3,7 @@
 use std::fs;
 use std::os::unix::fs::{MetadataExt, symlink};
 
+use crate::expect::mounts;
 use crate::lab::{self, write};
 
 #[test]
@@ -126,7 +127,7 @@ fn stacked_physical_roots_are_all_replaced() {
         lab.mount_sysroot();
         lab.mount_sysroot();
         lab.expect_sealed(&lab.boot(), lab.digest());
-        let roots = lab::mounts().into_iter().filter(|mount| mount.point.as_os_str() == lab::SYSROOT).count();
+        let roots = mounts().into_iter().filter(|mount| mount.point.as_os_str() == lab::SYSROOT).count();
         assert_eq!(roots, 1);
     });
 }

@@ -15,11 +15,17 @@
 )]
 
 mod damaged;
+mod disk;
+mod expect;
+mod f2fs;
+mod filesystems;
 mod gate;
 mod good;
+mod kernel;
 mod kernels;
 mod lab;
 mod privileges;
 mod raw;
 mod refused;
 mod state;
+mod too_old;

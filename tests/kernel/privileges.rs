@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use nix::sys::stat::Mode;
 
+use crate::kernel::Running;
 use crate::lab;
 
 /// The capabilities that the program works with, by their numbers in `linux/capability.h`. All that concern files are
@@ -58,7 +59,7 @@ fn expect_the_needed_ones_only(arguments: &'static [&'static str], stage: &'stat
         nix::unistd::mkfifo(REPORT, Mode::from_bits_truncate(0o600)).unwrap();
         let [_, ours, ..] = capabilities("thread-self");
         let mut found = [0; 4];
-        let run = lab.run_while(arguments, |process| {
+        let run = lab.run_while(&mut Running, arguments, |process| {
             let mut report = answer(REPORT);
             found = capabilities(&process.to_string());
             report.write_all(br#"{"schema":1,"verdict":"refused","reason":"seen enough"}"#).unwrap();

@@ -1,8 +1,8 @@
-//! Two ioctls and a seccomp filter, which the tests need and no crate wraps.
+//! Ioctls, a seccomp filter and a raw statx, which the tests need and no crate wraps.
 #![allow(unsafe_code, reason = "ioctls of files that the test itself opened, a filter of its own thread")]
 
 use std::fs::File;
-use std::os::fd::{FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
 use rustix::ioctl::{self, Opcode, Setter, Updater, opcode};
 
@@ -54,28 +54,45 @@ pub fn enable_verity(file: &File, hash_algorithm: u32) {
     unsafe { ioctl::ioctl(file, setter) }.expect("enable fs-verity");
 }
 
-/// `FSCONFIG_CMD_CREATE` of `linux/mount.h`
-const CMD_CREATE: u32 = 6;
-
 /// `SECCOMP_IOCTL_NOTIF_RECV` and `SECCOMP_IOCTL_NOTIF_SEND` of `linux/seccomp.h`
 const NOTIF_RECV: Opcode = opcode::read_write::<libc::seccomp_notif>(b'!', 0);
 const NOTIF_SEND: Opcode = opcode::read_write::<libc::seccomp_notif_resp>(b'!', 1);
 
-/// From now on the kernel asks before this thread, and what it starts, creates a filesystem
-/// (`fsconfig(…, FSCONFIG_CMD_CREATE, …)`). Until somebody answers, the call waits.
-pub fn ask_before_create() -> OwnedFd {
+/// A system call that waits for an answer.
+pub struct Call {
+    id: u64,
+    /// Who makes it.
+    pub process: u32,
+    /// Its number.
+    pub number: i64,
+    pub arguments: [u64; 6],
+}
+
+/// What becomes of a call.
+#[derive(Clone, Copy, Debug)]
+pub enum Answer {
+    /// The kernel does what it does.
+    GoOn,
+    /// It fails with this error number.
+    Fail(i32),
+    /// It is done, with this result.
+    Done(i64),
+}
+
+/// From now on the kernel asks before this thread, and what it starts, makes one of these calls. Until somebody
+/// answers, the call waits.
+pub fn ask_before(calls: &[i64]) -> OwnedFd {
     let statement = |code: u32, k: u32| libc::sock_filter { code: code.try_into().unwrap(), jt: 0, jf: 0, k };
     let (load, equal) = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K);
-    let unless = |skip: u8, k: u32| libc::sock_filter { jf: skip, ..statement(equal, k) };
-    // The offsets are those of `struct seccomp_data`: the number of the call, and the low half of the second argument.
-    let mut program = [
-        statement(load, 0),
-        unless(3, libc::SYS_fsconfig.try_into().unwrap()),
-        statement(load, 24),
-        unless(1, CMD_CREATE),
-        statement(libc::BPF_RET | libc::BPF_K, libc::SECCOMP_RET_USER_NOTIF),
-        statement(libc::BPF_RET | libc::BPF_K, libc::SECCOMP_RET_ALLOW),
-    ];
+    // The number of the call is the first field of `struct seccomp_data`.
+    let mut program = vec![statement(load, 0)];
+    for (index, call) in calls.iter().enumerate() {
+        // To the last statement, past the other calls and the one that allows.
+        let skip = u8::try_from(calls.len() - index).unwrap();
+        program.push(libc::sock_filter { jt: skip, ..statement(equal, (*call).try_into().unwrap()) });
+    }
+    program.push(statement(libc::BPF_RET | libc::BPF_K, libc::SECCOMP_RET_ALLOW));
+    program.push(statement(libc::BPF_RET | libc::BPF_K, libc::SECCOMP_RET_USER_NOTIF));
     let filter = libc::sock_fprog { len: program.len().try_into().unwrap(), filter: program.as_mut_ptr() };
     let flags = libc::SECCOMP_FILTER_FLAG_NEW_LISTENER;
     // SAFETY: the kernel copies the program, which lives as long as the call.
@@ -85,18 +102,48 @@ pub fn ask_before_create() -> OwnedFd {
     unsafe { OwnedFd::from_raw_fd(fd.try_into().unwrap()) }
 }
 
-/// Answers one question that is there: the call goes on, or fails with `error`.
-pub fn answer_create(listener: &OwnedFd, error: Option<i32>) {
+/// The next call that waits; `None` where its caller was killed meanwhile.
+pub fn waiting_call(listener: &OwnedFd) -> Option<Call> {
     // SAFETY: a structure of numbers, for which zero is a value; the kernel requires it to be zero.
     let mut question: libc::seccomp_notif = unsafe { std::mem::zeroed() };
     // SAFETY: the opcode belongs to the structure.
     let receive = unsafe { Updater::<NOTIF_RECV, libc::seccomp_notif>::new(&mut question) };
     // SAFETY: as above.
-    unsafe { ioctl::ioctl(listener, receive) }.expect("receive");
-    let flags = if error.is_none() { libc::SECCOMP_USER_NOTIF_FLAG_CONTINUE.try_into().unwrap() } else { 0 };
-    let mut answer = libc::seccomp_notif_resp { id: question.id, val: 0, error: -error.unwrap_or(0), flags };
+    match unsafe { ioctl::ioctl(listener, receive) } {
+        Ok(()) => {}
+        Err(rustix::io::Errno::NOENT) => return None,
+        Err(error) => panic!("receive: {error}"),
+    }
+    let libc::seccomp_notif { id, pid, data, .. } = question;
+    Some(Call { id, process: pid, number: data.nr.into(), arguments: data.args })
+}
+
+/// Answers a call, unless its caller was killed meanwhile.
+pub fn answer(listener: &OwnedFd, call: &Call, answer: Answer) {
+    let nothing = libc::seccomp_notif_resp { id: call.id, val: 0, error: 0, flags: 0 };
+    let mut response = match answer {
+        Answer::GoOn => {
+            libc::seccomp_notif_resp { flags: libc::SECCOMP_USER_NOTIF_FLAG_CONTINUE.try_into().unwrap(), ..nothing }
+        }
+        Answer::Fail(error) => libc::seccomp_notif_resp { error: -error, ..nothing },
+        Answer::Done(value) => libc::seccomp_notif_resp { val: value, ..nothing },
+    };
     // SAFETY: the opcode belongs to the structure.
-    let send = unsafe { Updater::<NOTIF_SEND, libc::seccomp_notif_resp>::new(&mut answer) };
+    let send = unsafe { Updater::<NOTIF_SEND, libc::seccomp_notif_resp>::new(&mut response) };
     // SAFETY: as above.
-    unsafe { ioctl::ioctl(listener, send) }.expect("send");
+    match unsafe { ioctl::ioctl(listener, send) } {
+        Ok(()) | Err(rustix::io::Errno::NOENT) => {}
+        Err(error) => panic!("answer: {error}"),
+    }
+}
+
+/// What `statx` of an open file writes, asked with `mask`.
+pub fn statx(file: &File, mask: u32) -> [u8; size_of::<libc::statx>()] {
+    let mut found = [0; size_of::<libc::statx>()];
+    let flags = libc::AT_EMPTY_PATH | libc::AT_NO_AUTOMOUNT;
+    // SAFETY: the path is a terminated string, and there is room for the structure.
+    let result =
+        unsafe { libc::syscall(libc::SYS_statx, file.as_raw_fd(), c"".as_ptr(), flags, mask, found.as_mut_ptr()) };
+    assert_eq!(result, 0, "statx: {}", std::io::Error::last_os_error());
+    found
 }

@@ -8,7 +8,8 @@ use std::path::Path;
 use nix::mount::{MsFlags, mount};
 use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 
-use crate::lab::{self, Lab, mounts, write};
+use crate::expect::mounts;
+use crate::lab::{self, Lab, write};
 
 fn boot(lab: &Lab, config: &str) {
     lab.config(config);
@@ -153,6 +154,20 @@ fn physical_root_mounted_read_only() {
         boot(lab, "[etc]\nmount = \"transient\"\n[var]\nmount = \"transient\"\n");
         let physical = lab.mount_of("/sysroot/sysroot").unwrap();
         assert!(physical.options.iter().any(|option| option == "ro"), "{:?}", physical.options);
+    });
+}
+
+#[test]
+fn physical_root_that_cannot_be_written() {
+    lab::with("sha512", |lab| {
+        lab.protect();
+        let message = "assemble: physical root: expected to be writable for the configured state: physical root: \
+                       reconfigure: <errno 13>";
+        lab.expect_refused(&lab.boot(), message);
+    });
+    lab::with("sha512", |lab| {
+        lab.protect();
+        boot(lab, "[etc]\nmount = \"transient\"\n[var]\nmount = \"none\"\n");
     });
 }
 

@@ -1,0 +1,316 @@
+//! The mounts of this process's mount namespace in the kernel's own words: one of them, or the tree at a path.
+//!
+//! By `statmount(2)` where the kernel tells enough by it, else by mountinfo. About the mounts that sealroot makes, both
+//! give the same answer, in the same words.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStringExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{AtFlags, Mode, OFlags, StatxFlags};
+use rustix::io::Errno;
+use rustix::mount::MountAttrFlags;
+use thiserror::Error;
+
+use super::features::{KernelFeatures, MountIdKind, MountTable};
+use super::mountinfo::{self, Line, MountinfoError};
+use crate::sys::statmount::{self, MountStatus, mask};
+
+/// More mounts than this at one root are nobody's honest work.
+const MAX_MOUNTS: usize = 65_536;
+
+/// What is asked about a mount.
+const WANTED: u64 =
+    mask::SB_BASIC | mask::MNT_BASIC | mask::MNT_POINT | mask::FS_TYPE | mask::MNT_OPTS | mask::SB_SOURCE;
+/// What every mount has. Options and source are left out of the answer where there are none.
+const ALWAYS: u64 = mask::SB_BASIC | mask::MNT_BASIC | mask::MNT_POINT | mask::FS_TYPE;
+/// What the answer about a root has, of which nothing mounts one without a source; a kernel that tells the source tells
+/// options, too.
+const OF_A_ROOT: u64 = ALWAYS | mask::SB_SOURCE;
+
+/// One mount.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mount {
+    /// Its identifier ([`MountIdKind`]); `None` where another mount hides it from view and from being told apart.
+    pub id: Option<u64>,
+    /// The identifier of the mount that it is attached to; 0 where that is none of the tree.
+    pub parent: u64,
+    /// Where.
+    pub point: PathBuf,
+    /// The flags of the mount.
+    pub flags: Vec<String>,
+    /// The filesystem's type.
+    pub filesystem: String,
+    /// The source, by the filesystem's word.
+    pub source: String,
+    /// The options of the filesystem.
+    pub options: Vec<String>,
+}
+
+/// The mounts at a path and below it.
+#[derive(Debug)]
+pub struct Tree {
+    /// The one at the path.
+    pub root: Mount,
+    /// All others, at any depth.
+    pub below: Vec<Mount>,
+    /// The identifier of the mount that the path's parent directory lies on.
+    pub above: u64,
+}
+
+/// Why the kernel's word could not be had.
+#[derive(Debug, Error)]
+pub enum TableError {
+    /// By mountinfo.
+    #[error(transparent)]
+    Mountinfo(#[from] MountinfoError),
+    /// By statmount, or on the way to either.
+    #[error("mount {mount}: {call}")]
+    Kernel {
+        /// Its mount point or its identifier.
+        mount: String,
+        /// The system call.
+        call: &'static str,
+        /// The kernel's reason.
+        #[source]
+        reason: Errno,
+    },
+    /// The mount is in no table.
+    #[error("expected mount {id} in the kernel's table, found none")]
+    NotListed {
+        /// Its identifier in mountinfo.
+        id: u64,
+    },
+}
+
+/// How a descriptor's mount is identified.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct MountIds {
+    /// What identifies it best ([`MountIdKind`]).
+    id: u64,
+    /// Its identifier in mountinfo, which may be used again.
+    mountinfo: u64,
+}
+
+impl MountIds {
+    fn of(mount: impl AsFd, features: &mut KernelFeatures) -> Result<Self, Errno> {
+        /// `STATX_MNT_ID_UNIQUE` of `linux/stat.h`
+        const UNIQUE: StatxFlags = StatxFlags::from_bits_retain(0x4000);
+        let ask = |mask| {
+            // What a server would have to be asked for is of no interest.
+            let flags = AtFlags::EMPTY_PATH | AtFlags::NO_AUTOMOUNT | AtFlags::STATX_DONT_SYNC;
+            let found = rustix::fs::statx(&mount, "", flags, mask)?;
+            Ok(Some(found.stx_mnt_id).filter(|_| found.stx_mask & mask.bits() != 0))
+        };
+        let mountinfo = ask(StatxFlags::MNT_ID)?.ok_or(Errno::OPNOTSUPP)?;
+        if features.mount_ids == MountIdKind::Unique {
+            match ask(UNIQUE)? {
+                Some(id) => return Ok(Self { id, mountinfo }),
+                // Before Linux 6.8.
+                None => features.mount_ids = MountIdKind::Reused,
+            }
+        }
+        Ok(Self { id: mountinfo, mountinfo })
+    }
+}
+
+/// What identifies the mount that a descriptor lies on.
+///
+/// # Errors
+/// The kernel's own.
+pub fn id(mount: impl AsFd, features: &mut KernelFeatures) -> Result<u64, Errno> {
+    MountIds::of(mount, features).map(|ids| ids.id)
+}
+
+/// The mount that a descriptor lies on, which must be attached.
+pub fn mount_of(mount: impl AsFd, features: &mut KernelFeatures) -> Result<Mount, TableError> {
+    let failed = |reason| TableError::Kernel { mount: "of an open file".into(), call: "statx", reason };
+    let ids = MountIds::of(mount, features).map_err(failed)?;
+    if let Some(status) = try_statmount(ids, features)? {
+        return Ok(from_status(status));
+    }
+    let table = mountinfo::read()?;
+    let line = table.into_iter().find(|line| line.id == ids.mountinfo);
+    let line = line.ok_or(TableError::NotListed { id: ids.mountinfo })?;
+    Ok(from_line(line, Some(ids.id), 0))
+}
+
+/// The mounts at `path` and below it.
+pub fn tree(path: &Path, features: &mut KernelFeatures) -> Result<Tree, TableError> {
+    let above = path.parent().unwrap_or(Path::new("/"));
+    let (ids, above) = (ids_at(path, features)?, ids_at(above, features)?);
+    if let Some(status) = try_statmount(ids, features)? {
+        match tree_by_statmount(from_status(status), above) {
+            // Somebody else's mount has longer strings than there is room for.
+            Err(TableError::Kernel { reason: Errno::OVERFLOW, .. }) => features.mount_table = MountTable::Mountinfo,
+            result => return result,
+        }
+    }
+    tree_by_mountinfo(path, ids, above, features)
+}
+
+fn ids_at(path: &Path, features: &mut KernelFeatures) -> Result<MountIds, TableError> {
+    let failed = |call| move |reason| TableError::Kernel { mount: format!("'{}'", path.display()), call, reason };
+    let fd = open(path).map_err(failed("open"))?;
+    MountIds::of(fd, features).map_err(failed("statx"))
+}
+
+/// A location at a path, without following a link or an automount there.
+fn open(path: &Path) -> Result<OwnedFd, Errno> {
+    rustix::fs::open(path, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
+}
+
+/// A mount's status, unless this kernel does not tell enough: then never again.
+fn try_statmount(ids: MountIds, features: &mut KernelFeatures) -> Result<Option<MountStatus>, TableError> {
+    if features.mount_table == MountTable::Mountinfo || features.mount_ids == MountIdKind::Reused {
+        features.mount_table = MountTable::Mountinfo;
+        return Ok(None);
+    }
+    match statmount::statmount(ids.id, WANTED) {
+        Ok(status) if status.mask & OF_A_ROOT == OF_A_ROOT => Ok(Some(status)),
+        // Before Linux 6.13; the call is missing (ENOSYS) before 6.8, or forbidden (EPERM) to who is confined.
+        Ok(_) | Err(Errno::NOSYS | Errno::PERM | Errno::INVAL | Errno::OVERFLOW) => {
+            features.mount_table = MountTable::Mountinfo;
+            Ok(None)
+        }
+        Err(reason) => Err(TableError::Kernel { mount: ids.id.to_string(), call: "statmount", reason }),
+    }
+}
+
+fn tree_by_statmount(root: Mount, above: MountIds) -> Result<Tree, TableError> {
+    let failed = |id: u64, call| move |reason| TableError::Kernel { mount: id.to_string(), call, reason };
+    let root_id = root.id.unwrap_or(0);
+    let ids = statmount::listmount(root_id, MAX_MOUNTS).map_err(failed(root_id, "listmount"))?;
+    let mut below = Vec::with_capacity(ids.len());
+    for id in ids {
+        match statmount::statmount(id, WANTED) {
+            Ok(status) if status.mask & ALWAYS == ALWAYS => below.push(from_status(status)),
+            Ok(_) => return Err(failed(id, "statmount")(Errno::NODATA)),
+            // It went since it was listed.
+            Err(Errno::NOENT) => {}
+            Err(reason) => return Err(failed(id, "statmount")(reason)),
+        }
+    }
+    Ok(Tree { root, below, above: above.id })
+}
+
+fn from_status(status: MountStatus) -> Mount {
+    let mut options = vec![if status.sb_flags & SB_RDONLY == 0 { "rw".to_owned() } else { "ro".to_owned() }];
+    for (flag, name) in SB_FLAGS {
+        if status.sb_flags & flag != 0 {
+            options.push(name.into());
+        }
+    }
+    if !status.options.is_empty() {
+        options.extend(mountinfo::tokens(&status.options));
+    }
+    Mount {
+        id: Some(status.id),
+        parent: status.parent,
+        point: PathBuf::from(OsString::from_vec(status.point)),
+        flags: flag_names(status.mount_attributes),
+        filesystem: String::from_utf8_lossy(&status.filesystem).into_owned(),
+        source: String::from_utf8_lossy(&status.source).into_owned(),
+        options,
+    }
+}
+
+/// `SB_RDONLY`
+const SB_RDONLY: u32 = 1;
+/// `SB_SYNCHRONOUS`, `SB_DIRSYNC`, `SB_LAZYTIME`, in mountinfo's order.
+const SB_FLAGS: [(u32, &str); 3] = [(1 << 4, "sync"), (1 << 7, "dirsync"), (1 << 25, "lazytime")];
+
+/// The flags of a mount, by mountinfo's names and in its order.
+fn flag_names(attributes: u64) -> Vec<String> {
+    let has = |flag: MountAttrFlags| attributes & u64::from(flag.bits()) != 0;
+    let no_atime = has(MountAttrFlags::MOUNT_ATTR_NOATIME);
+    let relatime = attributes & u64::from(MountAttrFlags::MOUNT_ATTR__ATIME.bits()) == 0;
+    [
+        ("ro", has(MountAttrFlags::MOUNT_ATTR_RDONLY)),
+        ("rw", !has(MountAttrFlags::MOUNT_ATTR_RDONLY)),
+        ("nosuid", has(MountAttrFlags::MOUNT_ATTR_NOSUID)),
+        ("nodev", has(MountAttrFlags::MOUNT_ATTR_NODEV)),
+        ("noexec", has(MountAttrFlags::MOUNT_ATTR_NOEXEC)),
+        ("noatime", no_atime),
+        ("nodiratime", has(MountAttrFlags::MOUNT_ATTR_NODIRATIME)),
+        ("relatime", relatime),
+        ("nosymfollow", has(MountAttrFlags::MOUNT_ATTR_NOSYMFOLLOW)),
+        ("idmapped", has(MountAttrFlags::MOUNT_ATTR_IDMAP)),
+    ]
+    .into_iter()
+    .filter(|(_, set)| *set)
+    .map(|(name, _)| name.to_owned())
+    .collect()
+}
+
+fn tree_by_mountinfo(
+    path: &Path,
+    root: MountIds,
+    above: MountIds,
+    features: &mut KernelFeatures,
+) -> Result<Tree, TableError> {
+    let table = mountinfo::read()?;
+    let mut at_root = None;
+    let mut lines = Vec::new();
+    for line in table {
+        if line.id == root.mountinfo {
+            at_root = Some(line);
+        } else if line.point.starts_with(path) {
+            lines.push(line);
+        }
+    }
+    let line = at_root.ok_or(TableError::NotListed { id: root.mountinfo })?;
+    // From identifiers of the table to those that last, for the mounts on the root that a look-up leads to. What lies
+    // deeper is none of ours, and may be something that hangs.
+    let mut known = BTreeMap::from([(above.mountinfo, above.id), (root.mountinfo, root.id)]);
+    for line in lines.iter().filter(|line| line.parent == root.mountinfo) {
+        if let Ok(ids) = ids_at(&line.point, features)
+            && ids.mountinfo == line.id
+        {
+            known.insert(line.id, ids.id);
+        }
+    }
+    let convert = |line: Line| {
+        let (id, parent) = (known.get(&line.id).copied(), known.get(&line.parent).copied());
+        from_line(line, id, parent.unwrap_or(0))
+    };
+    Ok(Tree { root: convert(line), below: lines.into_iter().map(convert).collect(), above: above.id })
+}
+
+fn from_line(line: Line, id: Option<u64>, parent: u64) -> Mount {
+    let Line { point, flags, filesystem, source, options, .. } = line;
+    Mount { id, parent, point, flags, filesystem, source, options }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_same_words_as_mountinfo() {
+        for (attributes, flags) in [
+            (0x1, "ro,relatime"),
+            (0x2 | 0x4 | 0x8 | 0x10, "rw,nosuid,nodev,noexec,noatime"),
+            (0x20 | 0x80, "rw,nodiratime"),
+            (0x200_000 | 0x100_000, "rw,relatime,nosymfollow,idmapped"),
+        ] {
+            assert_eq!(flag_names(attributes).join(","), flags, "{attributes:#x}");
+        }
+        let line = b"9 1 0:4 / /a\\040b ro,relatime - overlay composefs:00 ro,lazytime,lowerdir+=/x\\054y\n";
+        let line = mountinfo::parse(line).unwrap().remove(0);
+        let status = MountStatus {
+            mask: WANTED,
+            sb_flags: 1 | 1 << 25,
+            mount_attributes: 1,
+            id: 7,
+            parent: 3,
+            point: b"/a b".to_vec(),
+            filesystem: b"overlay".to_vec(),
+            source: b"composefs:00".to_vec(),
+            options: b"lowerdir+=/x\\054y".to_vec(),
+        };
+        assert_eq!(from_status(status), from_line(line, Some(7), 3));
+    }
+}

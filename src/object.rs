@@ -1,0 +1,138 @@
+//! Why overlayfs does not open a sealed file: what the image says about the file's object, and what the repository has.
+//!
+//! For the reason of a refusal only. Whether a file may be read is the kernel's decision.
+
+use std::fmt;
+use std::os::fd::AsFd;
+
+use rustix::io::Errno;
+
+use crate::digest::{Algorithm, ImageDigest};
+use crate::lookup::{self, Links, LookupError};
+use crate::mount::root::SealedLayers;
+use crate::verify;
+
+/// `struct ovl_metacopy` of `fs/overlayfs/overlayfs.h`: version, length, flags, algorithm, digest.
+const METACOPY: &str = "trusted.overlay.metacopy";
+const METACOPY_HEADER: usize = 4;
+const METACOPY_VERSION: u8 = 0;
+/// The path of the object, from the directory of objects.
+const REDIRECT: &str = "trusted.overlay.redirect";
+/// The longest digest is 64 bytes, the path of an object twice as long and a little.
+const MAX_XATTR: usize = 512;
+
+/// What was found about the object of a file.
+#[derive(Debug)]
+pub enum Finding {
+    /// The image could not be asked.
+    Unknown,
+    /// The image names an object.
+    Object(Box<Object>),
+}
+
+/// An object that an image names.
+#[derive(Debug)]
+pub struct Object {
+    /// Its path in the repository.
+    name: String,
+    /// The digest that the image names.
+    expected: ImageDigest,
+    /// What the repository has.
+    found: Found,
+}
+
+/// What the repository has for an object's name.
+#[derive(Debug)]
+pub enum Found {
+    /// Nothing that could be opened.
+    Unusable(LookupError),
+    /// A file that the kernel does not open or does not measure.
+    Unmeasured(Errno),
+    /// A file with this digest.
+    Measured(String),
+    /// The right object, which overlayfs does not open for this reason.
+    Right(Errno),
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self::Object(object) = self else {
+            return f.write_str("its content cannot be opened");
+        };
+        let Object { name, expected, found } = &**object;
+        write!(f, "object '{name}': expected {expected}, ")?;
+        match found {
+            Found::Unusable(LookupError::Kernel(Errno::NOENT)) => f.write_str("found none"),
+            Found::Unusable(LookupError::Kernel(reason)) => write!(f, "found one that cannot be looked at ({reason})"),
+            Found::Unusable(LookupError::Kind { found, .. }) => write!(f, "found {found}"),
+            Found::Unmeasured(Errno::NODATA) => f.write_str("found a file without fs-verity"),
+            Found::Unmeasured(reason) => write!(f, "found a file that cannot be opened or measured ({reason})"),
+            Found::Measured(digest) => write!(f, "measured {digest}"),
+            Found::Right(Errno::IO) => f.write_str(
+                "measured the same, but overlayfs refuses it (as Linux 7.0 to 7.0.6 refuse good files: \"has no \
+                 fs-verity digest\")",
+            ),
+            Found::Right(_) => f.write_str("measured the same, but overlayfs does not open it"),
+        }
+    }
+}
+
+/// Finds out about the object of the file at `path`, which overlayfs did not open for this reason.
+pub fn examine(layers: &SealedLayers, path: &str, reason: Errno) -> Finding {
+    let Some((name, expected)) = named(layers, path) else { return Finding::Unknown };
+    let found = match lookup::regular_file(layers.objects(), &name, Links::Beneath) {
+        Err(reason) => Found::Unusable(reason),
+        Ok(location) => match lookup::reopen(location.as_fd()).and_then(|file| verify::measure(&file)) {
+            Err(reason) => Found::Unmeasured(reason),
+            Ok(measured) if measured.is(expected) => Found::Right(reason),
+            Ok(measured) => Found::Measured(measured.to_string()),
+        },
+    };
+    Finding::Object(Box::new(Object { name: format!("objects/{name}"), expected, found }))
+}
+
+/// The path, below the directory of objects, and the digest of the object that the image names for a file.
+fn named(layers: &SealedLayers, path: &str) -> Option<(String, ImageDigest)> {
+    let file = lookup::regular_file_in_root(layers.image(), path).ok()?;
+    let file = lookup::proc_path(file.as_fd());
+    let mut buffer = [0; MAX_XATTR];
+    let count = rustix::fs::getxattr(&file, METACOPY, &mut buffer).ok()?;
+    let digest = parse_metacopy(buffer.get(..count)?)?;
+    let count = rustix::fs::getxattr(&file, REDIRECT, &mut buffer).ok()?;
+    let redirect = str::from_utf8(buffer.get(..count)?).ok()?;
+    Some((redirect.trim_start_matches('/').into(), digest))
+}
+
+fn parse_metacopy(value: &[u8]) -> Option<ImageDigest> {
+    let (header, digest) = value.split_at_checked(METACOPY_HEADER)?;
+    let [version, length, _flags, algorithm] = header else { return None };
+    if *version != METACOPY_VERSION || usize::from(*length) != value.len() {
+        return None;
+    }
+    ImageDigest::from_bytes(Algorithm::from_kernel((*algorithm).into())?, digest)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_digest_in_an_xattr() {
+        let value = [&[0, 36, 0, 1][..], &[0xab; 32]].concat();
+        assert_eq!(parse_metacopy(&value).unwrap().to_hex(), "ab".repeat(32));
+        let value = [&[0, 68, 0, 2][..], &[0xcd; 64]].concat();
+        assert_eq!(parse_metacopy(&value).unwrap().to_hex(), "cd".repeat(64));
+        for value in [
+            &[][..],
+            &[0, 4, 0],
+            &[0, 4, 0, 0],
+            &[0, 4, 0, 1],
+            &[&[1, 36, 0, 1][..], &[0; 32]].concat(),
+            &[&[0, 35, 0, 1][..], &[0; 32]].concat(),
+            &[&[0, 36, 0, 2][..], &[0; 32]].concat(),
+            &[&[0, 36, 0, 3][..], &[0; 32]].concat(),
+        ] {
+            assert!(parse_metacopy(value).is_none(), "{value:?}");
+        }
+    }
+}

@@ -1,0 +1,173 @@
+//! What must have come of a run of the boot program.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
+
+use sealroot::mount::mountinfo;
+use serde_json::Value;
+
+use crate::lab::{Lab, Run, SYSROOT};
+
+const REPORT: &str = "/run/sealroot/report.json";
+
+/// Puts the text of the error number for each `<errno N>` in an expected message: C libraries word them differently.
+fn with_errors(message: &str) -> String {
+    let mut parts = message.split("<errno ");
+    let mut text = parts.next().unwrap().to_owned();
+    for part in parts {
+        let (code, rest) = part.split_once('>').unwrap();
+        text.push_str(&std::io::Error::from_raw_os_error(code.parse().unwrap()).to_string());
+        text.push_str(rest);
+    }
+    text
+}
+
+impl Lab {
+    /// Expects that the boot is sealed with the image `digest`, and gives the report.
+    pub fn expect_sealed(&self, run: &Run, digest: &str) -> Value {
+        assert_eq!((run.status, run.stderr.as_str()), (Some(0), ""), "{run:?}");
+        let line = format!("5 sealroot: sealed root in place at '/sysroot': composefs:{digest}");
+        assert!(run.log.contains(&line), "{run:?}");
+        let root = self.mount_of(SYSROOT).expect("a mount at /sysroot");
+        assert_eq!((root.filesystem.as_str(), root.source), ("overlay", format!("composefs:{digest}")));
+        assert!(root.options.iter().any(|option| option == "verity=require"), "{:?}", root.options);
+        assert!(root.flags.iter().any(|flag| flag == "ro"), "{:?}", root.flags);
+        let report = self.report();
+        let loop_devices = if report["kernel"]["erofs"] == "loop" { 1 } else { 0 };
+        self.expect_nothing_left(run, loop_devices);
+        assert_eq!((&report["verdict"], &report["digest"]), (&"sealed".into(), &digest.into()));
+        assert_eq!(report["algorithm"], self.algorithm);
+        report
+    }
+
+    /// Expects a refusal with exactly this message, and nothing left.
+    pub fn expect_refused(&self, run: &Run, message: &str) {
+        self.expect_refusal_line(run, message);
+        let message = with_errors(message);
+        let report = self.report();
+        assert_eq!((&report["verdict"], &report["reason"]), (&"refused".into(), &message.as_str().into()));
+        assert_eq!(report["mounts"], Value::Array(Vec::new()));
+    }
+
+    /// As [`Lab::expect_refused`], where the report is an earlier run's.
+    pub fn expect_refusal_line(&self, run: &Run, message: &str) {
+        assert_eq!((run.status, run.stderr.as_str()), (Some(1), ""), "{run:?}");
+        let errors: Vec<_> = run.log.iter().filter(|line| line.starts_with("3 ")).collect();
+        assert_eq!(errors, [&format!("3 sealroot: boot refused: {}", with_errors(message))], "{run:?}");
+        assert!(!run.log.iter().any(|line| line.contains("sealed root in place")), "{run:?}");
+        let left: Vec<_> = mounts().into_iter().filter(|mount| mount.point.starts_with(SYSROOT)).collect();
+        assert!(left.is_empty(), "{left:?}");
+        assert_eq!(fs::read_dir(SYSROOT).unwrap().count(), 0);
+        self.expect_nothing_left(run, 0);
+    }
+
+    /// Nothing of the work in progress is left: no place, no mount, no descriptor, and of the loop devices only those
+    /// of the sealed root.
+    fn expect_nothing_left(&self, run: &Run, loop_devices: usize) {
+        let left: Vec<_> = fs::read_dir("/run/sealroot").unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(left, ["report.json"]);
+        let left: Vec<_> = mounts().into_iter().filter(|mount| mount.point.starts_with("/run/sealroot")).collect();
+        assert!(left.is_empty(), "{left:?}");
+        assert_eq!(run.left_open, Some(BTreeSet::new()));
+        self.expect_loop_devices(loop_devices);
+    }
+
+    /// Expects this many loop devices more than before the first run. One may go a little after its last use.
+    pub fn expect_loop_devices(&self, more: usize) {
+        let expected = more + *self.loop_devices.lock().unwrap();
+        for _ in 0..50 {
+            if loop_devices() == expected {
+                return;
+            }
+            thread::sleep(Duration::from_millis(100));
+        }
+        assert_eq!(loop_devices(), expected);
+    }
+
+    pub fn report(&self) -> Value {
+        serde_json::from_slice(&fs::read(REPORT).unwrap()).unwrap()
+    }
+
+    /// The topmost mount at a path.
+    pub fn mount_of(&self, path: &str) -> Option<mountinfo::Line> {
+        mounts().into_iter().rfind(|mount| mount.point == Path::new(path))
+    }
+
+    /// Expects these flags of the mount at a path, and none of the others that matter.
+    pub fn expect_flags(&self, path: &str, expected: &[&str]) {
+        let mount = self.mount_of(path).unwrap_or_else(|| panic!("no mount at {path}"));
+        let found: Vec<_> = mount
+            .flags
+            .iter()
+            .map(String::as_str)
+            .filter(|flag| ["ro", "rw", "nosuid", "nodev", "noexec"].contains(flag))
+            .collect();
+        assert_eq!(found, expected, "{path}");
+    }
+}
+
+/// The loop devices that are a view of a file.
+pub fn loop_devices() -> usize {
+    let entries = fs::read_dir("/sys/block").unwrap().map(|entry| entry.unwrap());
+    entries.filter(|entry| entry.path().join("loop/backing_file").exists()).count()
+}
+
+/// Every mount that the test sees.
+pub fn mounts() -> Vec<mountinfo::Line> {
+    mountinfo::read().unwrap()
+}
+
+/// What a path is and holds: type and mode, owner, size or target, a hash of the content; or the error.
+pub type Snapshot = BTreeMap<PathBuf, Result<String, i32>>;
+
+/// Everything below /sysroot that is sealed.
+pub fn snapshot() -> Snapshot {
+    let mut found = BTreeMap::new();
+    let mut pending = vec![PathBuf::from(SYSROOT)];
+    while let Some(folder) = pending.pop() {
+        let entries = match fs::read_dir(&folder) {
+            Ok(entries) => entries,
+            Err(error) => {
+                found.insert(folder, Err(error.raw_os_error().unwrap()));
+                continue;
+            }
+        };
+        for entry in entries {
+            let path = match entry {
+                Ok(entry) => entry.path(),
+                Err(error) => {
+                    found.insert(folder.join("…"), Err(error.raw_os_error().unwrap()));
+                    break;
+                }
+            };
+            if ["etc", "var", "sysroot"].iter().any(|name| path == Path::new(SYSROOT).join(name)) {
+                continue;
+            }
+            let description = describe(&path).map_err(|error| error.raw_os_error().unwrap());
+            if path.is_dir() && !path.is_symlink() {
+                pending.push(path.clone());
+            }
+            found.insert(path, description);
+        }
+    }
+    found
+}
+
+fn describe(path: &Path) -> std::io::Result<String> {
+    let metadata = fs::symlink_metadata(path)?;
+    let mut hasher = DefaultHasher::new();
+    if metadata.is_file() {
+        fs::read(path)?.hash(&mut hasher);
+    } else if metadata.is_symlink() {
+        fs::read_link(path)?.hash(&mut hasher);
+    } else {
+        assert!(!metadata.file_type().is_block_device());
+    }
+    let (user, group) = (metadata.uid(), metadata.gid());
+    Ok(format!("{:o} {user}:{group} {} {:x}", metadata.mode(), metadata.len(), hasher.finish()))
+}

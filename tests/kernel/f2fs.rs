@@ -1,0 +1,64 @@
+//! Physical roots on f2fs, which Debian's kernels for virtual machines do not have. These tests run on one that has it.
+
+use std::fs;
+
+use nix::mount::{MsFlags, mount};
+
+use crate::disk::{DISK, Disk};
+use crate::filesystems::boots;
+use crate::kernel::{Release, Running};
+use crate::lab;
+
+#[test]
+fn boots_from_it() {
+    for algorithm in ["sha512", "sha256"] {
+        lab::with_disk(Disk::F2fs, algorithm, |lab| boots("f2fs", &mut Running, lab));
+    }
+}
+
+#[test]
+fn boots_from_it_as_linux_6_6() {
+    lab::with_disk(Disk::F2fs, "sha512", |lab| {
+        boots("f2fs", &mut Release(6, 6), lab);
+        assert_eq!(lab.report()["kernel"]["erofs"], "loop");
+    });
+}
+
+/// Making the filesystem writable changes none of its other options.
+#[test]
+fn mounted_read_only_with_options() {
+    lab::with_disk(Disk::F2fs, "sha512", |lab| {
+        let flags = MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY;
+        mount(None::<&str>, DISK, None::<&str>, flags, Some("nodiscard,background_gc=off")).unwrap();
+        let before = lab.mount_of(DISK).unwrap().options;
+        boots("f2fs", &mut Running, lab);
+        let after = lab.mount_of(DISK).unwrap().options;
+        assert!(before.contains(&"background_gc=off".into()), "{before:?}");
+        assert_eq!(before[0], "ro");
+        assert_eq!(after[0], "rw");
+        assert_eq!(before[1..], after[1..]);
+    });
+}
+
+#[test]
+fn a_changed_byte() {
+    lab::with_disk(Disk::F2fs, "sha512", |lab| {
+        lab.flip_by_content(&lab.image_path(), 1, 9);
+        let message = format!(
+            "look-inside: {}: expected content that belongs to its digest, found damage: <errno 5>",
+            lab.image()
+        );
+        lab.expect_refused(&lab.boot(), &message);
+    });
+}
+
+#[test]
+fn another_image_in_place() {
+    lab::with_disk(Disk::F2fs, "sha512", |lab| {
+        let other = lab.value("OTHER");
+        fs::remove_file(lab.image_path()).unwrap();
+        std::os::unix::fs::symlink(other, lab.image_path()).unwrap();
+        let message = format!("measure: {}: expected sha512:{}, measured sha512:{other}", lab.image(), lab.digest());
+        lab.expect_refused(&lab.boot(), &message);
+    });
+}

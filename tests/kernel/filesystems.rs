@@ -1,0 +1,110 @@
+//! Physical roots on other filesystems than the usual ext4.
+
+use std::fs;
+use std::path::Path;
+
+use crate::disk::Disk;
+use crate::kernel::{Kernel, Release, Running};
+use crate::lab::{self, Lab, write};
+
+/// Boots from a filesystem, uses the root, and looks at it from the gate.
+pub fn boots(filesystem: &str, kernel: &mut dyn Kernel, lab: &Lab) {
+    let report = lab.expect_sealed(&lab.boot_on(kernel), lab.digest());
+    let points: Vec<_> = report["mounts"].as_array().unwrap().iter().map(|mount| &mount["point"]).collect();
+    assert_eq!(points.len(), 4, "{points:?}");
+    assert_eq!(lab.mount_of("/sysroot/var").unwrap().filesystem, filesystem);
+    assert!(fs::read_to_string("/sysroot/usr/share/text").unwrap().starts_with("text 1\n"));
+    write(Path::new("/sysroot/etc/new"), b"a");
+    write(Path::new("/sysroot/var/new"), b"b");
+    assert_eq!(fs::read(lab.state_path("etc/upper/new")).unwrap(), b"a");
+    assert_eq!(fs::read(lab.state_path("var/new")).unwrap(), b"b");
+    let gate = lab.run_on(kernel, &["gate"]);
+    assert_eq!((gate.status, gate.log.len()), (Some(0), 0), "{gate:?}");
+}
+
+#[test]
+fn btrfs_boots() {
+    for algorithm in ["sha512", "sha256"] {
+        lab::with_disk(Disk::Btrfs, algorithm, |lab| {
+            boots("btrfs", &mut Running, lab);
+            // btrfs has no device number of its own; the link leads to the device that it was mounted from.
+            let link = fs::read_link("/run/systemd/volatile-root").unwrap();
+            let number = link.to_str().unwrap().strip_prefix("/dev/block/7:").unwrap_or_else(|| panic!("{link:?}"));
+            let backing = fs::read_to_string(format!("/sys/dev/block/7:{number}/loop/backing_file")).unwrap();
+            assert!(backing.trim().ends_with("disk.img"), "{backing}");
+        });
+    }
+}
+
+#[test]
+fn btrfs_boots_as_linux_6_6() {
+    lab::with_disk(Disk::Btrfs, "sha512", |lab| {
+        boots("btrfs", &mut Release(6, 6), lab);
+        assert_eq!(lab.report()["kernel"]["erofs"], "loop");
+    });
+}
+
+#[test]
+fn btrfs_mounted_read_only() {
+    lab::with_disk(Disk::Btrfs, "sha512", |lab| {
+        lab.make_read_only();
+        boots("btrfs", &mut Running, lab);
+    });
+}
+
+#[test]
+fn btrfs_with_another_image_in_place() {
+    lab::with_disk(Disk::Btrfs, "sha512", |lab| {
+        fs::remove_file(lab.image_path()).unwrap();
+        fs::copy(lab.path("composefs/images").join(lab.value("OTHER")), lab.image_path()).unwrap();
+        let (image, digest) = (lab.image(), lab.digest());
+        let message = format!("measure: {image}: expected sha512:{digest}, found a file without fs-verity: <errno 61>");
+        lab.expect_refused(&lab.boot(), &message);
+    });
+    lab::with_disk(Disk::Btrfs, "sha512", |lab| {
+        let other = lab.value("OTHER");
+        fs::remove_file(lab.image_path()).unwrap();
+        std::os::unix::fs::symlink(other, lab.image_path()).unwrap();
+        let (image, digest) = (lab.image(), lab.digest());
+        let message = format!("measure: {image}: expected sha512:{digest}, measured sha512:{other}");
+        lab.expect_refused(&lab.boot(), &message);
+    });
+}
+
+#[test]
+fn btrfs_with_a_changed_byte() {
+    lab::with_disk(Disk::Btrfs, "sha512", |lab| {
+        lab.flip_by_content(&lab.image_path(), 1, 9);
+        let message = format!(
+            "look-inside: {}: expected content that belongs to its digest, found damage: <errno 5>",
+            lab.image()
+        );
+        lab.expect_refused(&lab.boot(), &message);
+    });
+}
+
+#[test]
+fn ext4_without_the_feature() {
+    lab::with_disk(Disk::PlainExt4, "sha512", |lab| {
+        let message = format!(
+            "measure: {}: expected sha512:{}, found a filesystem without fs-verity, ext4: it needs the feature \
+             'verity' (tune2fs -O verity), and the kernel CONFIG_FS_VERITY: <errno 95>",
+            lab.image(),
+            lab.digest()
+        );
+        lab.expect_refused(&lab.boot(), &message);
+    });
+}
+
+#[test]
+fn xfs() {
+    lab::with_disk(Disk::Xfs, "sha512", |lab| {
+        let message = format!(
+            "measure: {}: expected sha512:{}, found a filesystem without fs-verity, xfs: ext4 with the feature \
+             'verity', btrfs and f2fs have it: <errno 25>",
+            lab.image(),
+            lab.digest()
+        );
+        lab.expect_refused(&lab.boot(), &message);
+    });
+}
