@@ -63,6 +63,7 @@ impl fmt::Display for Finding {
         write!(f, "object '{name}': expected {expected}, ")?;
         match found {
             Found::Unusable(LookupError::Kernel(Errno::NOENT)) => f.write_str("found none"),
+            Found::Unusable(LookupError::Kernel(Errno::LOOP)) => f.write_str("found a symbolic link"),
             Found::Unusable(LookupError::Kernel(reason)) => write!(f, "found one that cannot be looked at ({reason})"),
             Found::Unusable(LookupError::Kind { found, .. }) => write!(f, "found {found}"),
             Found::Unmeasured(Errno::NODATA) => f.write_str("found a file without fs-verity"),
@@ -80,7 +81,8 @@ impl fmt::Display for Finding {
 /// Finds out about the object of the file at `path`, which overlayfs did not open for this reason.
 pub fn examine(layers: &SealedLayers, path: &str, reason: Errno) -> Finding {
     let Some((name, expected)) = named(layers, path) else { return Finding::Unknown };
-    let found = match lookup::regular_file(layers.objects(), &name, Links::Beneath) {
+    // overlayfs follows no link in a data layer either.
+    let found = match lookup::regular_file(layers.objects(), &name, Links::Refused) {
         Err(reason) => Found::Unusable(reason),
         Ok(location) => match lookup::reopen(location.as_fd()).and_then(|file| verify::measure(&file)) {
             Err(reason) => Found::Unmeasured(reason),

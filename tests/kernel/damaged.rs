@@ -254,6 +254,28 @@ fn init_without_its_object() {
     });
 }
 
+/// What is in an object's place and is none, in the words of the refusal.
+#[test]
+fn init_with_something_else_for_its_object() {
+    let refused = |change: fn(&Path), found: &'static str| {
+        lab::with("sha512", move |lab| {
+            let object = lab.object_path("OBJECT_INIT");
+            fs::rename(&object, object.with_extension("moved")).unwrap();
+            change(&object);
+            let expected = lab.expected_object("OBJECT_INIT");
+            let message = format!("prove: new root: '/usr/lib/systemd/systemd': {expected}, {found}");
+            lab.expect_refused(&lab.boot(), &message);
+        });
+    };
+    refused(|object| write(object, b"other"), "found a file without fs-verity: <errno 5>");
+    refused(|object| fs::create_dir(object).unwrap(), "found a directory: <errno 2>");
+    refused(
+        |object| symlink(object.with_extension("moved").file_name().unwrap(), object).unwrap(),
+        "found a symbolic link: <errno 2>",
+    );
+    refused(|object| symlink("/etc/passwd", object).unwrap(), "found a symbolic link: <errno 2>");
+}
+
 #[test]
 fn init_swapped_for_another_object() {
     lab::with("sha512", |lab| {

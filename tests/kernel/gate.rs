@@ -5,8 +5,11 @@ use std::path::Path;
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
+use rustix::fs::CWD;
+use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags};
 use sealroot::mount::KernelFeatures;
 
+use crate::disk::DISK;
 use crate::kernel::Release;
 use crate::lab::{self, Lab, Run};
 
@@ -78,6 +81,52 @@ fn sealed_content_covered() {
         },
         "gate: mount '/usr/lib/os-release': expected no mount over sealed content, found tmpfs ",
         "",
+    );
+}
+
+/// More mounts than the kernel tells about in one answer.
+#[test]
+fn sealed_content_covered_after_many_mounts() {
+    refuses(
+        |_| {
+            for number in 0..300 {
+                let point = format!("/sysroot/var/{number}");
+                fs::create_dir(&point).unwrap();
+                tmpfs(&point);
+            }
+            tmpfs("/sysroot/usr");
+        },
+        "gate: mount '/usr': expected no mount over sealed content, found tmpfs planted",
+        "",
+    );
+}
+
+/// More options than there is room for in the kernel's answer about one mount.
+#[test]
+fn harmless_mount_with_many_options() {
+    passes(|_| {
+        let context = rustix::mount::fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).unwrap();
+        for number in 0..100 {
+            let layer = format!("/run/{}{number}", "layer".repeat(40));
+            fs::create_dir(&layer).unwrap();
+            rustix::mount::fsconfig_set_string(&context, "lowerdir+", layer).unwrap();
+        }
+        rustix::mount::fsconfig_create(&context).unwrap();
+        let mount = rustix::mount::fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty()).unwrap();
+        let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+        rustix::mount::move_mount(&mount, "", CWD, "/sysroot/tmp", flags).unwrap();
+    });
+}
+
+/// The options of the root's filesystem are its own; those of a disk may change by themselves.
+#[test]
+fn options_of_filesystems() {
+    let remount = |point: &str, flags: MsFlags| mount(NONE, point, NONE, MsFlags::MS_REMOUNT | flags, NONE).unwrap();
+    passes(move |_| remount(DISK, MsFlags::MS_SYNCHRONOUS));
+    refuses(
+        move |_| remount("/sysroot", MsFlags::MS_RDONLY | MsFlags::MS_SYNCHRONOUS),
+        "gate: mount '/': expected overlay composefs:",
+        ")",
     );
 }
 
@@ -162,6 +211,33 @@ fn own_mount_replaced_by_its_like() {
             assert_eq!(like(expected), like(found), "{reason}");
             lab.expect_refused(run, &reason);
         },
+    );
+}
+
+/// As above, and the other mount has the number in mountinfo that the first one had.
+#[test]
+fn own_mount_replaced_by_its_like_with_its_number() {
+    refuses(
+        |lab| {
+            let number = || lab.mount_of("/sysroot/var").unwrap().id;
+            let before = number();
+            umount2("/sysroot/var", MntFlags::MNT_DETACH).unwrap();
+            fs::create_dir("/run/others").unwrap();
+            for _ in 0..1000 {
+                mount(Some(&lab.state_path("var")), "/sysroot/var", NONE, MsFlags::MS_BIND, NONE).unwrap();
+                if number() == before {
+                    break;
+                }
+                // Somebody else's mount takes the lowest number that is free.
+                umount2("/sysroot/var", MntFlags::empty()).unwrap();
+                tmpfs("/run/others");
+            }
+            assert_eq!(number(), before);
+            let flags = MsFlags::MS_REMOUNT | MsFlags::MS_BIND | MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
+            mount(NONE, "/sysroot/var", NONE, flags, NONE).unwrap();
+        },
+        "gate: mount '/var': expected ext4 ",
+        ")",
     );
 }
 

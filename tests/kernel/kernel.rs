@@ -84,8 +84,18 @@ pub trait Kernel: Send {
         false
     }
 
+    /// The error of setting an option of a filesystem to a text.
+    fn option(&mut self, _filesystem: &str, _key: &str) -> Option<i32> {
+        None
+    }
+
     /// The error of creating a filesystem.
     fn create(&mut self, _: &Creation<'_>) -> Option<i32> {
+        None
+    }
+
+    /// The error of asking for one mount.
+    fn statmount(&mut self) -> Option<i32> {
         None
     }
 
@@ -259,6 +269,9 @@ impl Caller<'_> {
                 if unknown {
                     return Answer::Fail(libc::EINVAL);
                 }
+                if let Some(error) = self.kernel.option(&self.filesystem, &key) {
+                    return Answer::Fail(error);
+                }
                 if self.kernel.ignores(&self.filesystem, &key) {
                     return Answer::Done(0);
                 }
@@ -291,6 +304,9 @@ impl Caller<'_> {
             }
             SYS_STATMOUNT | SYS_LISTMOUNT if release < Release(6, 8) => Answer::Fail(libc::ENOSYS),
             SYS_STATMOUNT => {
+                if let Some(error) = self.kernel.statmount() {
+                    return Answer::Fail(error);
+                }
                 // As above: what was asked for is in `param` of `struct mnt_id_req`.
                 let unknown = match release {
                     release if release < Release(6, 11) => MNT_OPTS | SB_SOURCE,
