@@ -106,7 +106,8 @@ impl FsContext {
         if *form == LayerForm::Fd {
             match rustix::mount::fsconfig_set_fd(&self.context, key, directory) {
                 Ok(()) => return Ok(()),
-                // Before Linux 6.13 no descriptors are taken (EINVAL; ENOTSUP before 6.5), before 6.15 none of O_PATH (EBADF).
+                // Before Linux 6.15 none of O_PATH are taken (EBADF), before 6.13 none at all (EINVAL, too, and ENOTSUP
+                // before 6.5).
                 Err(Errno::INVAL | Errno::OPNOTSUPP | Errno::BADF) => {
                     self.messages();
                     *form = LayerForm::Path;

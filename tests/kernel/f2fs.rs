@@ -1,11 +1,9 @@
 //! Physical roots on f2fs, which Debian's kernels for virtual machines do not have. These tests run on one that has it.
 
-use std::fs;
-
 use nix::mount::{MsFlags, mount};
 
 use crate::disk::{DISK, Disk};
-use crate::filesystems::boots;
+use crate::filesystems::{boots, refuses_a_changed_byte, refuses_another_image};
 use crate::kernel::{Release, Running};
 use crate::lab;
 
@@ -42,23 +40,10 @@ fn mounted_read_only_with_options() {
 
 #[test]
 fn a_changed_byte() {
-    lab::with_disk(Disk::F2fs, "sha512", |lab| {
-        lab.flip_by_content(&lab.image_path(), 1, 9);
-        let message = format!(
-            "look-inside: {}: expected content that belongs to its digest, found damage: <errno 5>",
-            lab.image()
-        );
-        lab.expect_refused(&lab.boot(), &message);
-    });
+    refuses_a_changed_byte(Disk::F2fs);
 }
 
 #[test]
 fn another_image_in_place() {
-    lab::with_disk(Disk::F2fs, "sha512", |lab| {
-        let other = lab.value("OTHER");
-        fs::remove_file(lab.image_path()).unwrap();
-        std::os::unix::fs::symlink(other, lab.image_path()).unwrap();
-        let message = format!("measure: {}: expected sha512:{}, measured sha512:{other}", lab.image(), lab.digest());
-        lab.expect_refused(&lab.boot(), &message);
-    });
+    refuses_another_image(Disk::F2fs);
 }

@@ -1,6 +1,7 @@
 //! Physical roots on other filesystems than the usual ext4.
 
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::Path;
 
 use crate::disk::Disk;
@@ -20,6 +21,30 @@ pub fn boots(filesystem: &str, kernel: &mut dyn Kernel, lab: &Lab) {
     assert_eq!(fs::read(lab.state_path("var/new")).unwrap(), b"b");
     let gate = lab.run_on(kernel, &["gate"]);
     assert_eq!((gate.status, gate.log.len()), (Some(0), 0), "{gate:?}");
+}
+
+/// The image's name leads to another image.
+pub fn refuses_another_image(disk: Disk) {
+    lab::with_disk(disk, "sha512", |lab| {
+        let other = lab.value("OTHER");
+        fs::remove_file(lab.image_path()).unwrap();
+        symlink(other, lab.image_path()).unwrap();
+        let (image, digest) = (lab.image(), lab.digest());
+        let message = format!("measure: {image}: expected sha512:{digest}, measured sha512:{other}");
+        lab.expect_refused(&lab.boot(), &message);
+    });
+}
+
+/// A byte of the image is another, wherever the filesystem keeps it.
+pub fn refuses_a_changed_byte(disk: Disk) {
+    lab::with_disk(disk, "sha512", |lab| {
+        lab.flip_by_content(&lab.image_path(), 1, 9);
+        let message = format!(
+            "look-inside: {}: expected content that belongs to its digest, found damage: <errno 5>",
+            lab.image()
+        );
+        lab.expect_refused(&lab.boot(), &message);
+    });
 }
 
 #[test]
@@ -61,26 +86,12 @@ fn btrfs_with_another_image_in_place() {
         let message = format!("measure: {image}: expected sha512:{digest}, found a file without fs-verity: <errno 61>");
         lab.expect_refused(&lab.boot(), &message);
     });
-    lab::with_disk(Disk::Btrfs, "sha512", |lab| {
-        let other = lab.value("OTHER");
-        fs::remove_file(lab.image_path()).unwrap();
-        std::os::unix::fs::symlink(other, lab.image_path()).unwrap();
-        let (image, digest) = (lab.image(), lab.digest());
-        let message = format!("measure: {image}: expected sha512:{digest}, measured sha512:{other}");
-        lab.expect_refused(&lab.boot(), &message);
-    });
+    refuses_another_image(Disk::Btrfs);
 }
 
 #[test]
 fn btrfs_with_a_changed_byte() {
-    lab::with_disk(Disk::Btrfs, "sha512", |lab| {
-        lab.flip_by_content(&lab.image_path(), 1, 9);
-        let message = format!(
-            "look-inside: {}: expected content that belongs to its digest, found damage: <errno 5>",
-            lab.image()
-        );
-        lab.expect_refused(&lab.boot(), &message);
-    });
+    refuses_a_changed_byte(Disk::Btrfs);
 }
 
 #[test]
