@@ -103,33 +103,36 @@ pub fn record(
     own: &[(&'static str, u64)],
     features: &mut KernelFeatures,
 ) -> Result<Vec<MountRecord>, TreeError> {
-    let Tree { root, below, .. } = tree(path, features)?;
+    let tree = tree(path, features)?;
     let is_own = |mount: &&Mount| own.iter().any(|(_, known)| mount.id == Some(*known));
     let records: Vec<_> =
-        [&root].into_iter().chain(&below).filter(is_own).map(|mount| MountRecord::new(mount, path)).collect();
+        [&tree.root].into_iter().chain(&tree.below).filter(is_own).map(|mount| MountRecord::new(mount, path)).collect();
     if let Some((point, id)) = own.iter().find(|(_, id)| !records.iter().any(|record| record.id == *id)) {
         let (expected, found) = (format!("mount {id}, just made"), "another mount or none".into());
         return Err(TreeError::Changed { path: Path::new("/").join(point), expected, found });
     }
-    compare(path, &records, features)?;
+    judge(path, &tree, &records)?;
     Ok(records)
 }
 
 /// Compares the tree at `path` with what was recorded. A further mount is harmless outside the sealed root and over an
 /// empty directory of it that is not below /usr, where what is found is executed.
 pub fn compare(path: &Path, recorded: &[MountRecord], features: &mut KernelFeatures) -> Result<(), TreeError> {
-    let Tree { root, below, .. } = tree(path, features)?;
+    judge(path, &tree(path, features)?, recorded)
+}
+
+fn judge(path: &Path, tree: &Tree, recorded: &[MountRecord]) -> Result<(), TreeError> {
     let mut missing: Vec<_> = recorded.iter().collect();
-    expect(&mut missing, &MountRecord::new(&root, path))?;
-    for mount in below {
-        let point = new_root_path(&mount, path);
+    expect(&mut missing, &MountRecord::new(&tree.root, path))?;
+    for mount in &tree.below {
+        let point = new_root_path(mount, path);
         if recorded.iter().any(|record| Path::new(&record.point) == point) {
             if mount.id.is_none() {
                 return Err(TreeError::Covered { path: point });
             }
-            expect(&mut missing, &MountRecord::new(&mount, path))?;
-        } else if Some(mount.parent) == root.id {
-            check_foreign(&mount, path)?;
+            expect(&mut missing, &MountRecord::new(mount, path))?;
+        } else if Some(mount.parent) == tree.root.id {
+            check_foreign(mount, path)?;
         }
     }
     match missing.first() {
