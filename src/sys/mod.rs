@@ -5,6 +5,8 @@ use rustix::io::Errno;
 
 pub mod loop_device;
 pub mod mount_attr;
+#[cfg(all(target_env = "musl", panic = "abort"))]
+mod no_unwinder;
 pub mod statmount;
 pub mod verity;
 
