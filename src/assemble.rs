@@ -11,10 +11,9 @@ use rustix::io::Errno;
 use rustix::mount::MountAttrFlags;
 use thiserror::Error;
 
-use crate::cmdline::RequestedImage;
 use crate::config::{MountFlag, StateMount, SysrootMount};
 use crate::lookup::{self, Links, LookupError};
-use crate::mount::root::{DetachedRoot, PhysicalRoot, RootError, SealedLayers, sealed_source};
+use crate::mount::root::{self, DetachedRoot, PhysicalRoot, RootError, RootOrigin, SealedLayers};
 use crate::mount::workbench::{Workbench, WorkbenchError};
 use crate::mount::{FsError, INERT, KernelFeatures, attach, clone_tree, overlay, table, tmpfs};
 use crate::policy::Settings;
@@ -25,15 +24,15 @@ use crate::sys::mount_attr;
 pub struct AssembledRoot {
     mount: OwnedFd,
     layers: SealedLayers,
-    requested: RequestedImage,
+    origin: RootOrigin,
     source: String,
     own_mounts: Vec<(&'static str, u64)>,
 }
 
 impl AssembledRoot {
-    /// The image that the root was made from.
-    pub fn requested(&self) -> &RequestedImage {
-        &self.requested
+    /// What the root was made from.
+    pub fn origin(&self) -> &RootOrigin {
+        &self.origin
     }
 
     /// The layers of the sealed root.
@@ -173,12 +172,12 @@ pub fn assemble(
     ];
     let persistent = |directory: &StateDirectory| matches!(directory.mount, StateMount::Overlay | StateMount::Bind);
     if sysroot == SysrootMount::Writable || directories.iter().any(persistent) {
-        physical.make_writable(features).map_err(AssembleError::ReadWrite)?;
+        root::make_writable(physical.mounted(), features).map_err(AssembleError::ReadWrite)?;
     }
     let mut assembly = Assembly { sealed: &sealed, physical, workbench, features };
-    let mut source = sealed_source(sealed.requested());
+    let mut source = sealed.origin().source();
     let transient = if *settings.transient_root.value() {
-        source = format!("transient:composefs={}", sealed.requested().digest().to_hex());
+        source = format!("transient:composefs={}", sealed.origin().requested().digest().to_hex());
         Some(assembly.transient_overlay("", &source, MountAttrFlags::empty())?)
     } else {
         None
@@ -195,9 +194,9 @@ pub fn assemble(
     }
     attach_physical(physical, root, sysroot)?;
     let own_mounts = own_mounts(root, &mounts, physical, sysroot, features)?;
-    let requested = sealed.requested().clone();
+    let origin = sealed.origin().clone();
     let (sealed, layers) = sealed.into_parts();
-    Ok(AssembledRoot { mount: transient.unwrap_or(sealed), layers, requested, source, own_mounts })
+    Ok(AssembledRoot { mount: transient.unwrap_or(sealed), layers, origin, source, own_mounts })
 }
 
 fn own_mounts(
@@ -254,7 +253,7 @@ impl Assembly<'_> {
     /// Looked up from the physical root's directory: `var` may be a link to a directory that deployments share, and a
     /// link out of the physical root must not lead anywhere.
     fn state_clone(&self, directory: &StateDirectory) -> Result<(String, OwnedFd), AssembleError> {
-        let name = format!("state/deploy/{}/{}", self.sealed.requested().digest().to_hex(), directory.name);
+        let name = format!("state/deploy/{}/{}", self.sealed.origin().requested().digest().to_hex(), directory.name);
         let state = match lookup::directory(self.physical.mounted(), &name, Links::Beneath) {
             Ok(state) => state,
             Err(reason) => return Err(AssembleError::State { name, reason }),

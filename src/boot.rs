@@ -3,31 +3,34 @@
 use std::error::Error;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use thiserror::Error;
 
 use crate::assemble::{self, AssembleError, AssembledRoot, assemble};
 use crate::cmdline::CommandLine;
-use crate::config::Check;
-use crate::firmware::SecureBoot;
-use crate::image::{self, InspectedImage, ReadAhead};
-use crate::inputs;
+use crate::config::{Check, OnFailure};
+use crate::firmware::{BootEntry, SecureBoot};
+use crate::image::{self, ReadAhead};
+use crate::inputs::{self, InputError};
 use crate::mount::KernelFeatures;
 use crate::mount::root::PhysicalRoot;
 use crate::mount::workbench::{Need, Workbench};
-use crate::policy::{self, Decision, Policy, Settings};
+use crate::objects::{self, CheckedImage};
+use crate::policy::{self, Action, Decision, Policy, Settings, Verification};
 use crate::prove::prove;
 use crate::report::{CheckRecord, EarlierReport, Report, Verdict};
 use crate::repository::Repository;
 use crate::stage::Stage;
 use crate::verify::verify;
-use crate::{mount, openings, place, privileges, report, tree};
+use crate::{action, kmsg, mount, openings, place, privileges, report, tree};
 
 /// The start of the one line that says why a boot is refused.
 pub const REFUSED: &str = "boot refused";
 /// The start of the line that says that the sealed root is in place.
 pub const IN_PLACE: &str = "sealed root in place";
+/// The start of the line that says that a root is in place that nobody verifies.
+pub const UNVERIFIED: &str = "UNVERIFIED root in place";
 
 /// Why a boot is refused: the step, and what went wrong in it.
 #[derive(Debug, Error)]
@@ -62,8 +65,8 @@ enum Refusal {
     Twice { first: String, second: String },
     #[error("no report of a sealed root: the boot program did not run, or did not finish")]
     NoReport,
-    #[error("expected a sealed root, found a report that none was asked for")]
-    NotSealed,
+    #[error("expected a sealed root, found {found}")]
+    NotSealed { found: &'static str },
     #[error("expected a verdict, found none: the boot program was killed, or the physical root was never mounted")]
     NoVerdict,
 }
@@ -132,20 +135,22 @@ fn mount_sealed(sysroot: &Path, report: &mut Report) -> Result<(), BootError> {
     if let Some(earlier) = EarlierReport::read().at(Stage::Earlier)? {
         match earlier.verdict() {
             Verdict::Refused => return Err(Refusal::Before { reason: earlier.reason().into() }).at(Stage::Earlier),
-            Verdict::Sealed if is_in_place(sysroot, &earlier) => {
+            verdict @ (Verdict::Sealed | Verdict::Unverified) if is_in_place(sysroot, &earlier) => {
                 tree::compare(sysroot, earlier.mounts(), &mut KernelFeatures::default()).at(Stage::Earlier)?;
-                log::info!("{IN_PLACE} already at '{}'", sysroot.display());
+                let in_place = if verdict == Verdict::Sealed { IN_PLACE } else { UNVERIFIED };
+                log::info!("{in_place} already at '{}'", sysroot.display());
                 return Ok(());
             }
-            Verdict::Sealed | Verdict::NotRequested => {}
+            Verdict::Sealed | Verdict::Unverified | Verdict::NotRequested => {}
         }
     }
     let command_line = inputs::command_line().at(Stage::Ask)?;
     let (ours, theirs) = inputs::configs().at(Stage::Ask)?;
     let settings = Settings::resolve(ours, theirs, &command_line);
     let secure_boot = secure_boot();
+    report.asked(secure_boot, known(inputs::stub()).flatten());
     let open = openings::find(&command_line, *settings.etc.value(), inputs::lockdown());
-    report.decided(settings.clone(), secure_boot, open.clone());
+    report.decided(settings.clone(), open.clone());
     let policy = match policy::decide(&command_line, settings, secure_boot).at(Stage::Ask)? {
         Decision::Seal(policy) => policy,
         Decision::NothingToDo(_) => {
@@ -156,37 +161,48 @@ fn mount_sealed(sysroot: &Path, report: &mut Report) -> Result<(), BootError> {
         }
     };
     clock.lap(report, Stage::Ask);
-    let proven = build(sysroot, &policy, report, &mut clock, &command_line)?;
+    let root = build(sysroot, &policy, report, &mut clock, &command_line)?;
     report.write().at(Stage::Replace)?;
     warn_of_openings(&open);
-    log::info!("{IN_PLACE} at '{}': {proven}", sysroot.display());
+    let (point, source) = (sysroot.display(), root.source());
+    match root.origin().verification() {
+        Verification::Required => log::info!("{IN_PLACE} at '{point}': {source}"),
+        Verification::AllowUnverified => log::warn!(
+            "{UNVERIFIED} at '{point}': {source} ('?' in the karg, policy.unverified = \"allow-without-secure-boot\", \
+             and the image has no fs-verity)"
+        ),
+    }
     Ok(())
 }
 
-/// The flow of the crate, from the disk to /sysroot. Gives back the source of the new root.
+/// The flow of the crate, from the disk to /sysroot. Gives back the new root.
 fn build(
     sysroot: &Path,
     policy: &Policy,
     report: &mut Report,
     clock: &mut Clock,
     command_line: &CommandLine,
-) -> Result<String, BootError> {
+) -> Result<AssembledRoot, BootError> {
     let settings = policy.settings();
     let mounted = place::open_physical_root(sysroot).at(Stage::Find)?;
     let found = Repository::open(&mounted).and_then(|repository| repository.find(policy.images())).at(Stage::Find)?;
     report.found(found.requested());
     clock.lap(report, Stage::Find);
-    let verified = verify(found).at(Stage::Measure)?;
+    let mut features = KernelFeatures::default();
+    let accepted = verify(&found, policy, mounted.as_fd(), &mut features).at(Stage::Measure)?;
     clock.lap(report, Stage::Measure);
     let read_ahead = match settings.check.value() {
         Check::Digest => ReadAhead::Headers,
         Check::Image | Check::Objects | Check::Data => ReadAhead::Everything,
     };
-    let inspected = image::inspect(verified, read_ahead, &assemble::mount_points(settings)).at(Stage::LookInside)?;
+    let inspected = image::inspect(accepted, read_ahead, &assemble::mount_points(settings)).at(Stage::LookInside)?;
     clock.lap(report, Stage::LookInside);
+    let checked = objects::check(inspected, *settings.check.value(), &mounted).at(Stage::Objects)?;
+    if *settings.check.value() >= Check::Objects {
+        clock.lap(report, Stage::Objects);
+    }
     report::create_directory().at(Stage::Mount)?;
-    let mut features = KernelFeatures::default();
-    let mut attempt = construct(&inspected, mounted.as_fd(), settings, &mut features, report, clock);
+    let mut attempt = construct(&checked, mounted.as_fd(), settings, &mut features, report, clock);
     // Some kernels up to 6.18.5 count an EROFS that is mounted from a file as a level of stacking, and have none left
     // for the overlay over /etc then.
     if let Err(first) = attempt {
@@ -194,7 +210,7 @@ fn build(
             report.kernel(features);
             return Err(first);
         }
-        attempt = construct(&inspected, mounted.as_fd(), settings, &mut features, report, clock)
+        attempt = construct(&checked, mounted.as_fd(), settings, &mut features, report, clock)
             .map_err(|second| first.and(second));
     }
     report.kernel(features);
@@ -208,13 +224,13 @@ fn build(
     let mounts = tree::record(sysroot, proven.root().own_mounts(), &mut features).at(Stage::Replace)?;
     report.kernel(features);
     clock.lap(report, Stage::Replace);
-    report.sealed(proven.init(), mounts);
-    Ok(proven.root().source().into())
+    report.in_place(proven.root().origin().verification(), proven.init(), mounts);
+    Ok(proven.into_root())
 }
 
 /// Builds the new root on a workbench of its own, which goes with it where that fails.
 fn construct(
-    image: &InspectedImage,
+    image: &CheckedImage,
     mounted: BorrowedFd<'_>,
     settings: &Settings,
     features: &mut KernelFeatures,
@@ -245,28 +261,37 @@ fn is_in_place(sysroot: &Path, earlier: &EarlierReport) -> bool {
 fn look_again(sysroot: &Path) -> Result<(), BootError> {
     privileges::drop_unneeded().at(Stage::Privileges)?;
     let earlier = EarlierReport::read().at(Stage::Gate)?.ok_or(Refusal::NoReport).at(Stage::Gate)?;
+    let compare = || tree::compare(sysroot, earlier.mounts(), &mut KernelFeatures::default()).at(Stage::Gate);
     match earlier.verdict() {
-        Verdict::Sealed => tree::compare(sysroot, earlier.mounts(), &mut KernelFeatures::default()).at(Stage::Gate),
+        Verdict::Sealed => compare(),
         Verdict::Refused => Err(Refusal::Before { reason: earlier.reason().into() }).at(Stage::Gate),
-        Verdict::NotRequested => {
-            // The report alone does not open the gate: what it says must follow from the inputs once more.
-            let command_line = inputs::command_line().at(Stage::Gate)?;
-            let (ours, theirs) = inputs::configs().at(Stage::Gate)?;
-            let settings = Settings::resolve(ours, theirs, &command_line);
-            match policy::decide(&command_line, settings, secure_boot()).at(Stage::Gate)? {
-                Decision::NothingToDo(_) => Ok(()),
-                Decision::Seal(_) => Err(Refusal::NotSealed).at(Stage::Gate),
-            }
-        }
+        // The report alone does not open the gate: what it says must follow from the inputs once more.
+        Verdict::Unverified => match decide_again()? {
+            Decision::Seal(policy) if policy.verification() == Verification::AllowUnverified => compare(),
+            _ => Err(Refusal::NotSealed { found: "a report of an unverified one" }).at(Stage::Gate),
+        },
+        Verdict::NotRequested => match decide_again()? {
+            Decision::NothingToDo(_) => Ok(()),
+            Decision::Seal(_) => Err(Refusal::NotSealed { found: "a report that none was asked for" }).at(Stage::Gate),
+        },
     }
+}
+
+fn decide_again() -> Result<Decision, BootError> {
+    let command_line = inputs::command_line().at(Stage::Gate)?;
+    let (ours, theirs) = inputs::configs().at(Stage::Gate)?;
+    let settings = Settings::resolve(ours, theirs, &command_line);
+    policy::decide(&command_line, settings, secure_boot()).at(Stage::Gate)
 }
 
 /// The firmware's state. What cannot be read is no state, which is enough unless one is required.
 fn secure_boot() -> SecureBoot {
-    inputs::secure_boot().unwrap_or_else(|error| {
-        log::warn!("{}, ignoring", chain(&error));
-        SecureBoot::Unknown
-    })
+    known(inputs::secure_boot()).unwrap_or(SecureBoot::Unknown)
+}
+
+/// An input that there may be, or nothing and a warning.
+fn known<T>(input: Result<T, InputError>) -> Option<T> {
+    input.inspect_err(|error| log::warn!("{}, ignoring", chain(error))).ok()
 }
 
 fn warn_of_openings(openings: &[openings::Opening]) {
@@ -276,19 +301,56 @@ fn warn_of_openings(openings: &[openings::Opening]) {
     }
 }
 
-/// Takes away what could be booted, leaves the reason where it will be looked for, and says it last.
+/// Takes away what could be booted, leaves the reason where it will be looked for, and does what is to follow. Where the
+/// machine is to stop this does not come back.
 fn refuse(sysroot: &Path, report: &mut Report, error: &BootError) {
     let reason = chain(error);
     if let Err(error) = mount::detach_all(sysroot) {
         log::error!("'{}': could not be detached: {error}", sysroot.display());
     }
-    // The first refusal of a boot is the one whose report stays.
-    let repeated = matches!(error.reason.downcast_ref(), Some(Refusal::Before { .. }));
-    report.refused(&reason);
-    if !repeated && let Err(error) = report.write() {
-        log::error!("{}", chain(&error));
-    }
     log::error!("{REFUSED}: {reason}");
+    let (on_failure, delay) = failure_settings(report);
+    let entry = match on_failure {
+        OnFailure::Auto => known(inputs::boot_entry()).flatten(),
+        _ => None,
+    };
+    let action = policy::after_refusal(on_failure, entry.as_ref().map(BootEntry::tries));
+    report.refused(&reason, action);
+    // The first refusal of a boot is the one whose report stays. It was said loud enough, and had its time on the screen.
+    let repeated = matches!(error.reason.downcast_ref(), Some(Refusal::Before { .. }));
+    let delay = if repeated { Duration::ZERO } else { Duration::from_secs(delay.into()) };
+    if !repeated {
+        if let Err(error) = report.write() {
+            log::error!("{}", chain(&error));
+        }
+        let next = announce(action, delay, entry.as_ref());
+        log::error!(target: kmsg::EMERGENCY, "{REFUSED}: {reason}; {next}");
+    }
+    if let Err(error) = action::carry_out(action, delay, &format!("{REFUSED}: {reason}")) {
+        log::error!("{}: {error}", action.name());
+    }
+}
+
+/// What the configuration says about refusals; where it cannot be read, the defaults.
+fn failure_settings(report: &Report) -> (OnFailure, u8) {
+    let read = || {
+        let (ours, theirs) = known(inputs::configs()).unwrap_or_default();
+        Settings::resolve(ours, theirs, &CommandLine::split(b""))
+    };
+    let settings = report.settings().cloned().unwrap_or_else(read);
+    (*settings.on_failure.value(), *settings.failure_delay.value())
+}
+
+/// What follows a refusal, for people.
+fn announce(action: Action, delay: Duration, entry: Option<&BootEntry>) -> String {
+    let seconds = delay.as_secs();
+    match (action, entry) {
+        (Action::Emergency, _) => "emergency mode follows".into(),
+        (Action::Reboot, Some(entry)) => {
+            format!("reboot in {seconds} s, tries left of boot entry '{}': {}", entry.path(), entry.tries().left)
+        }
+        _ => format!("{} in {seconds} s", action.name()),
+    }
 }
 
 /// An error and its causes, from the outside in.

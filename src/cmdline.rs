@@ -61,21 +61,24 @@ impl CommandLine {
 
 impl Argument {
     fn new(text: &[u8]) -> Self {
-        // A quote at the start belongs to the whole argument, a quote behind the `=` to the value.
-        let text = match text.strip_prefix(b"\"") {
-            Some(rest) => rest.strip_suffix(b"\"").unwrap_or(rest),
-            None => text,
+        // A quote at the start belongs to the whole argument, a quote behind the `=` to the value. Either takes the
+        // quote at the end with it, of which there is one.
+        let (text, quoted) = match text.strip_prefix(b"\"") {
+            Some(rest) => (rest, true),
+            None => (text, false),
         };
+        let end = |text: &'_ [u8]| text.strip_suffix(b"\"").unwrap_or(text).to_vec();
         let Some(equals) = text.iter().position(|byte| *byte == b'=') else {
-            return Self { key: text.to_vec(), value: None };
+            return Self { key: if quoted { end(text) } else { text.to_vec() }, value: None };
         };
         let (key, value) = text.split_at(equals);
         let value = value.get(1..).unwrap_or_default();
         let value = match value.strip_prefix(b"\"") {
-            Some(rest) => rest.strip_suffix(b"\"").unwrap_or(rest),
-            None => value,
+            Some(rest) => end(rest),
+            None if quoted => end(value),
+            None => value.to_vec(),
         };
-        Self { key: key.to_vec(), value: Some(value.to_vec()) }
+        Self { key: key.to_vec(), value: Some(value) }
     }
 }
 

@@ -166,7 +166,7 @@ impl FromValue for bool {
     }
 }
 
-impl FromValue for u16 {
+impl FromValue for u8 {
     fn from_value(value: Value) -> Result<Self, String> {
         match value {
             Value::Integer(number) => Self::try_from(number).map_err(|_| value),
@@ -291,25 +291,22 @@ mod tests {
             ("\"\".layout = \"bootc\"\n", "1: unknown key '.layout', expected a known table"),
             ("[\"\"]\nlayout = \"bootc\"\n", "1: unknown table '', expected one of "),
             ("\"a\\nb\" = 1\n", "1: unknown key 'a\\nb', expected "),
-            (
-                "[policy]\nfailure-delay = -1\n",
-                "2: policy.failure-delay: expected an integer from 0 to 65535, found -1",
-            ),
+            ("[policy]\nfailure-delay = -1\n", "2: policy.failure-delay: expected an integer from 0 to 255, found -1"),
             (
                 "[policy]\nfailure-delay = 65536\n",
-                "2: policy.failure-delay: expected an integer from 0 to 65535, found 65536",
+                "2: policy.failure-delay: expected an integer from 0 to 255, found 65536",
             ),
             (
                 "[policy]\nfailure-delay = 99999999999999999999\n",
-                "2: policy.failure-delay: expected an integer from 0 to 65535, found 99999999999999999999",
+                "2: policy.failure-delay: expected an integer from 0 to 255, found 99999999999999999999",
             ),
             (
                 "[policy]\nfailure-delay = 1.5\n",
-                "2: policy.failure-delay: expected an integer from 0 to 65535, found 1.5",
+                "2: policy.failure-delay: expected an integer from 0 to 255, found 1.5",
             ),
             (
                 "[policy]\nfailure-delay = 1979-05-27\n",
-                "2: policy.failure-delay: expected an integer from 0 to 65535, found 1979-05-27",
+                "2: policy.failure-delay: expected an integer from 0 to 255, found 1979-05-27",
             ),
             ("[root]\ntransient = \"true\"\n", "2: root.transient: expected true or false, found 'true'"),
             ("[var]\nflags = [\"suid\"]\n", "2: var.flags: expected one of 'nosuid', 'nodev', 'noexec', found 'suid'"),
@@ -339,7 +336,7 @@ mod tests {
             "[policy]\nunverified = \"refuse\"\nsecure-boot = \"report\"\nmissing-verity = \"refuse\"",
             "[policy]\nkarg = 'require' # comment\r\ncheck = \"\"\"digest\"\"\"\r\n\r\n",
             "\u{feff}[ policy ]\n\"ka\\u0072g\" = \"\\u0072equire\"\nfailure-delay = 0xff",
-            "[policy]\nfailure-delay = +65_535\non-failure = \"emergency\"",
+            "[policy]\nfailure-delay = +2_55\non-failure = \"emergency\"",
             "[var]\nmount = \"bind\"\nflags = [ # why\n  \"nodev\",\n  \"noexec\",\n]\ntransient = false",
             "[sysroot]\nmount = \"readonly\"\n[etc]\nmount = \"overlay\"",
             "[sysroot]\nmount = \"writable\"\n[etc]\nmount = \"transient\"",
@@ -351,7 +348,7 @@ mod tests {
         }
         let delay = |text| Config::from_sealroot_toml(text).unwrap().policy.failure_delay;
         assert_eq!(delay("policy.failure-delay = 0xff"), Some(255));
-        assert_eq!(delay("policy.failure-delay = 65_535"), Some(65_535));
+        assert_eq!(delay("policy.failure-delay = 2_55"), Some(255));
         assert_eq!(StateMount::None.name(), "none");
     }
 

@@ -25,6 +25,14 @@ impl Algorithm {
         }
     }
 
+    /// The algorithm's number in fs-verity's structures.
+    pub fn to_kernel(self) -> u8 {
+        match self {
+            Self::Sha256 => 1,
+            Self::Sha512 => 2,
+        }
+    }
+
     /// The name that kargs and messages use.
     pub fn name(self) -> &'static str {
         match self {
@@ -70,7 +78,7 @@ pub enum DigestError {
 }
 
 /// A digest of `N` bytes.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Digest<const N: usize>([u8; N]);
 
 /// A SHA-256 fs-verity digest.
@@ -126,7 +134,7 @@ fn hex_value(digit: u8) -> u8 {
 }
 
 /// The fs-verity digest that names a composefs image.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum ImageDigest {
     /// A SHA-256 digest.
     Sha256(Sha256Digest),

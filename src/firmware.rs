@@ -1,5 +1,6 @@
 //! What the firmware says: EFI variables, bytes in, typed values out.
 
+use std::char;
 use std::str;
 
 use thiserror::Error;
@@ -10,6 +11,11 @@ use crate::names::names;
 pub const SECURE_BOOT: &str = "SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c";
 /// See [`SECURE_BOOT`].
 pub const SETUP_MODE: &str = "SetupMode-8be4df61-93ca-11d2-aa0d-00e098032b8c";
+
+/// The path of the boot entry whose tries the boot loader counts (The Boot Loader Interface).
+pub const BOOT_COUNT_PATH: &str = "LoaderBootCountPath-4a67b082-0a4c-41cf-b6c7-440b29bb8c4f";
+/// The stub of the unified kernel image (The Boot Loader Interface).
+pub const STUB_INFO: &str = "StubInfo-4a67b082-0a4c-41cf-b6c7-440b29bb8c4f";
 
 /// Whether the firmware checks signatures.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,12 +32,41 @@ pub enum SecureBoot {
 
 names!(SecureBoot: Enforced = "enforced", Off = "off", Unsupported = "unsupported", Unknown = "unknown");
 
+/// The tries of a boot entry, as its name has them once this boot is counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tries {
+    /// Those that are left.
+    pub left: u32,
+    /// Those that were used.
+    pub done: u32,
+}
+
+/// A boot entry whose tries are counted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BootEntry {
+    path: String,
+    tries: Tries,
+}
+
+impl BootEntry {
+    /// Its path on the partition that it was started from, with backslashes.
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+
+    /// Its tries.
+    pub fn tries(&self) -> Tries {
+        self.tries
+    }
+}
+
 /// A variable whose content is not what its specification says.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
-#[error("EFI variable '{name}': expected 4 bytes of attributes and one byte 0 or 1, found {}", found.escape_ascii())]
+#[error("EFI variable '{name}': expected {expected}, found {found}")]
 pub struct FirmwareError {
     name: &'static str,
-    found: Vec<u8>,
+    expected: &'static str,
+    found: String,
 }
 
 /// The state that `SecureBoot` and `SetupMode` describe, as efivarfs gives them (`None`: no such variable).
@@ -48,8 +83,49 @@ fn boolean(name: &'static str, content: &[u8]) -> Result<bool, FirmwareError> {
     match content {
         [_, _, _, _, 0] => Ok(false),
         [_, _, _, _, 1] => Ok(true),
-        _ => Err(FirmwareError { name, found: content.iter().copied().take(16).collect() }),
+        _ => Err(FirmwareError {
+            name,
+            expected: "4 bytes of attributes and one byte 0 or 1",
+            found: content.get(..16).unwrap_or(content).escape_ascii().to_string(),
+        }),
     }
+}
+
+/// The boot entry that [`BOOT_COUNT_PATH`] names: `…+LEFT.efi` or `…+LEFT-DONE.efi`.
+///
+/// Source: "Automatic Boot Assessment" of systemd, "The Boot Loader Specification".
+pub fn boot_entry(content: &[u8]) -> Result<BootEntry, FirmwareError> {
+    let path = text(BOOT_COUNT_PATH, content)?;
+    match tries(&path) {
+        Some(tries) => Ok(BootEntry { path, tries }),
+        None => Err(FirmwareError {
+            name: BOOT_COUNT_PATH,
+            expected: "a path that ends with '+LEFT-DONE.efi'",
+            found: format!("'{}'", path.escape_default()),
+        }),
+    }
+}
+
+/// The text of a variable, up to its first NUL.
+pub fn text(name: &'static str, content: &[u8]) -> Result<String, FirmwareError> {
+    let wrong = || FirmwareError {
+        name,
+        expected: "4 bytes of attributes and UTF-16",
+        found: content.get(..16).unwrap_or(content).escape_ascii().to_string(),
+    };
+    let (units, []) = content.get(4..).ok_or_else(wrong)?.as_chunks::<2>() else { return Err(wrong()) };
+    let units = units.iter().map(|unit| u16::from_le_bytes(*unit)).take_while(|unit| *unit != 0);
+    char::decode_utf16(units).collect::<Result<_, _>>().map_err(|_| wrong())
+}
+
+fn tries(path: &str) -> Option<Tries> {
+    let name = path.rsplit(['\\', '/']).next()?;
+    let (stem, _suffix) = name.rsplit_once('.')?;
+    let (_, counter) = stem.rsplit_once('+')?;
+    let (left, done) = counter.split_once('-').unwrap_or((counter, "0"));
+    let number =
+        |digits: &str| digits.bytes().all(|digit| digit.is_ascii_digit()).then(|| digits.parse().ok()).flatten();
+    Some(Tries { left: number(left)?, done: number(done)? })
 }
 
 /// What the kernel's lockdown forbids, from `/sys/kernel/security/lockdown`.
@@ -92,6 +168,49 @@ mod tests {
             "EFI variable 'SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c': expected 4 bytes of attributes and one \
              byte 0 or 1, found \\x06\\x00\\x00\\x00\\x02"
         );
+    }
+
+    fn variable(text: &str) -> Vec<u8> {
+        [6, 0, 0, 0].into_iter().chain(text.encode_utf16().flat_map(u16::to_le_bytes)).collect()
+    }
+
+    #[test]
+    fn boot_entries() {
+        for (path, left, done) in [
+            ("\\EFI\\Linux\\new+1-1.efi\0", 1, 1),
+            ("\\EFI\\Linux\\new+0-12.efi\0 rest", 0, 12),
+            ("\\loader\\entries\\a+b+3.conf", 3, 0),
+            ("/EFI/Linux/new+4294967295-0.EFI", u32::MAX, 0),
+        ] {
+            let entry = boot_entry(&variable(path)).unwrap();
+            assert_eq!(entry.tries(), Tries { left, done }, "{path}");
+            assert_eq!(entry.path(), path.split('\0').next().unwrap());
+        }
+        for path in [
+            "",
+            "+1-1",
+            "\\a+1\\new.efi",
+            "\\new+.efi",
+            "\\new+-1.efi",
+            "\\new+1-.efi",
+            "\\new+1-1-1.efi",
+            "\\new++1.efi\u{1}+x.efi",
+            "\\new+4294967296.efi",
+            "\\new+１.efi",
+        ] {
+            let error = boot_entry(&variable(path)).unwrap_err().to_string();
+            let found = path.escape_default();
+            assert_eq!(
+                error,
+                format!(
+                    "EFI variable '{BOOT_COUNT_PATH}': expected a path that ends with '+LEFT-DONE.efi', found '{found}'"
+                )
+            );
+        }
+        for bytes in [&[][..], &[6, 0, 0], &[6, 0, 0, 0, b'a'], &[6, 0, 0, 0, 0, 0xd8]] {
+            assert!(text(STUB_INFO, bytes).unwrap_err().to_string().contains("UTF-16"), "{bytes:?}");
+        }
+        assert_eq!(text(STUB_INFO, &variable("systemd-stub 257\0")).unwrap(), "systemd-stub 257");
     }
 
     #[test]

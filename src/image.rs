@@ -1,26 +1,16 @@
-//! A look inside a verified image, before the kernel mounts it: is it a composefs image of the format that was asked
+//! A look inside an accepted image, before the kernel mounts it: is it a composefs image of the format that was asked
 //! for, does it have the mount points that will be needed, can all of it be read?
-//!
-//! Everything is read by `pread` from the verified descriptor, so damage is an error here; through a memory map it
-//! would be a signal.
 
-use std::cell::Cell;
 use std::fs::File;
-use std::future::Future;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::FileExt;
-use std::pin::pin;
-use std::sync::Mutex;
-use std::task::{Context, Poll, Waker};
 
-use erofs_rs::r#async::EroFS;
-use erofs_rs::backend::AsyncImage;
 use thiserror::Error;
 
-use crate::cmdline::{FormatVersion, RequestedImage};
+use crate::cmdline::FormatVersion;
+use crate::erofs::{ErofsReason, ReadError, Reader, completed};
 use crate::repository::image_name;
-use crate::verify::VerifiedImage;
+use crate::verify::AcceptedImage;
 
 /// `LCFS_EROFS_MAGIC`: the first four bytes of every composefs image, in front of the EROFS superblock.
 const COMPOSEFS_MAGIC: u32 = 0xd078_629a;
@@ -38,26 +28,20 @@ pub enum ReadAhead {
     Everything,
 }
 
-/// A verified image that is what its karg says, with every needed mount point.
+/// An accepted image that is what its karg says, with every needed mount point.
 #[derive(Debug)]
 pub struct InspectedImage {
-    image: VerifiedImage,
+    image: AcceptedImage,
 }
 
 impl InspectedImage {
-    /// What was asked for.
-    pub fn requested(&self) -> &RequestedImage {
-        self.image.requested()
+    /// The image.
+    pub fn accepted(&self) -> &AcceptedImage {
+        &self.image
     }
 }
 
-impl AsFd for InspectedImage {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.image.as_fd()
-    }
-}
-
-/// Why a verified image cannot be used.
+/// Why an image that was accepted cannot be used.
 #[derive(Debug, Error)]
 pub enum ImageError {
     /// A read failed: the kernel found content that does not belong to the digest, or the disk is damaged.
@@ -112,34 +96,19 @@ pub enum ImageError {
     },
 }
 
-/// What erofs-rs found.
-#[derive(Debug, Error)]
-#[error("{0}")]
-pub struct ErofsReason(String);
-
-impl ErofsReason {
-    /// In words of our own: erofs-rs's would bring a formatter of parser reports into the program.
-    fn new(error: erofs_rs::Error) -> Self {
-        use erofs_rs::Error;
-        let (kind, subject) = match error {
-            Error::InvalidSuperblock(subject) => ("invalid super block", subject),
-            Error::CorruptedData(subject) => ("corrupted data", subject),
-            Error::NotSupported(subject) => ("not supported", subject),
-            Error::OutOfBounds(subject) => ("out of bounds", subject),
-            Error::OutOfRange(offset, size) => ("out of range", format!("{offset} of {size}")),
-            Error::Overflow(subject) => ("integer overflow", subject.into()),
-            Error::InvalidDirentFileType(found) => ("invalid type in a directory entry", found.to_string()),
-            Error::PathNotFound(path) | Error::NotAFile(path) | Error::NotADirectory(path) => ("unexpected file", path),
-            Error::NotASymlink(inode) => ("unexpected inode", inode.to_string()),
-            Error::BinRead(_) => ("corrupted data", "a structure that cannot be read".into()),
-        };
-        Self(format!("{kind}: {subject}"))
+impl ImageError {
+    /// Of an image that erofs-rs read.
+    pub(crate) fn new(name: &str, error: ReadError) -> Self {
+        match error {
+            ReadError::Damaged(reason) => Self::Damaged { name: name.into(), reason },
+            ReadError::Content(reason) => Self::Erofs { name: name.into(), reason },
+        }
     }
 }
 
 /// Looks inside `image`, which must have each of `mount_points` as a directory in its root.
 pub fn inspect(
-    image: VerifiedImage,
+    image: AcceptedImage,
     read_ahead: ReadAhead,
     mount_points: &[&'static str],
 ) -> Result<InspectedImage, ImageError> {
@@ -170,7 +139,7 @@ pub fn read_everything(file: &File) -> io::Result<()> {
 }
 
 /// The composefs header: magic, version, flags and composefs version, 32 bits each, little-endian.
-fn check_header(name: &str, expected: FormatVersion, header: [u8; 16]) -> Result<(), ImageError> {
+pub(crate) fn check_header(name: &str, expected: FormatVersion, header: [u8; 16]) -> Result<(), ImageError> {
     let (words, _) = header.as_chunks::<4>();
     let mut words = words.iter().map(|word| u32::from_le_bytes(*word));
     let mut next = || words.next().unwrap_or(0);
@@ -185,53 +154,21 @@ fn check_header(name: &str, expected: FormatVersion, header: [u8; 16]) -> Result
     }
 }
 
-fn check_mount_points(name: &str, file: &File, mount_points: &[&'static str]) -> Result<(), ImageError> {
-    let reader = Reader { file, failure: Mutex::new(Cell::new(None)) };
-    let failed = |error| match reader.failure.lock().ok().and_then(|failure| failure.take()) {
-        Some(reason) => ImageError::Damaged { name: name.into(), reason },
-        None => ImageError::Erofs { name: name.into(), reason: ErofsReason::new(error) },
-    };
-    let filesystem = completed(EroFS::new(&reader)).map_err(failed)?;
+pub(crate) fn check_mount_points(name: &str, file: &File, mount_points: &[&'static str]) -> Result<(), ImageError> {
+    let reader = Reader::new(file);
+    let failed = |error| ImageError::new(name, error);
+    let filesystem = reader.filesystem().map_err(failed)?;
     for mount_point in mount_points {
         // A directory is what is found by a name that ends with a slash, and cannot be opened as a file.
         let found = match completed(filesystem.open(format!("{mount_point}/"))) {
             Err(erofs_rs::Error::NotAFile(_)) => continue,
             Err(erofs_rs::Error::PathNotFound(_)) => "nothing",
             Ok(_) | Err(erofs_rs::Error::NotADirectory(_)) => "something else",
-            Err(error) => return Err(failed(error)),
+            Err(error) => return Err(failed(reader.explain(error))),
         };
         return Err(ImageError::MountPoint { name: name.into(), mount_point, found });
     }
     Ok(())
-}
-
-/// An image file as erofs-rs reads it. The first failure of the file itself is kept, for the message.
-struct Reader<'a> {
-    file: &'a File,
-    failure: Mutex<Cell<Option<io::Error>>>,
-}
-
-impl AsyncImage for &Reader<'_> {
-    async fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> erofs_rs::Result<()> {
-        self.file.read_exact_at(buffer, offset).map_err(|error| {
-            let reason = error.to_string();
-            // The end of the file is the image's contradiction, not the disk's.
-            if error.kind() != io::ErrorKind::UnexpectedEof
-                && let Ok(failure) = self.failure.lock()
-            {
-                failure.set(Some(error));
-            }
-            erofs_rs::Error::OutOfBounds(reason)
-        })
-    }
-}
-
-/// The result of a future that never waits, because what it awaits reads from a file.
-fn completed<T>(future: impl Future<Output = erofs_rs::Result<T>>) -> erofs_rs::Result<T> {
-    match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
-        Poll::Ready(result) => result,
-        Poll::Pending => Err(erofs_rs::Error::NotSupported("waiting for a file".into())),
-    }
 }
 
 #[cfg(test)]

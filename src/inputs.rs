@@ -12,7 +12,7 @@ use thiserror::Error;
 
 use crate::cmdline::CommandLine;
 use crate::config::{Config, ConfigError, SEALROOT_TOML, SETUP_ROOT_CONF_TOML};
-use crate::firmware::{self, FirmwareError, Lockdown, SecureBoot};
+use crate::firmware::{self, BootEntry, FirmwareError, Lockdown, SecureBoot};
 use crate::mount::{self, FsError};
 
 /// The kernel's longest command line is far below, in bytes; no configuration is longer either.
@@ -83,6 +83,24 @@ pub fn secure_boot() -> Result<SecureBoot, InputError> {
     let secure_boot = variable(&variables, firmware::SECURE_BOOT)?;
     let setup_mode = variable(&variables, firmware::SETUP_MODE)?;
     Ok(firmware::secure_boot(secure_boot.as_deref(), setup_mode.as_deref())?)
+}
+
+/// The boot entry whose tries the boot loader counts; `None` where it counts none.
+pub fn boot_entry() -> Result<Option<BootEntry>, InputError> {
+    if !Path::new(EFI).exists() {
+        return Ok(None);
+    }
+    let content = variable(&efivars()?, firmware::BOOT_COUNT_PATH)?;
+    Ok(content.map(|content| firmware::boot_entry(&content)).transpose()?)
+}
+
+/// The name of the stub of the unified kernel image; `None` where none says that it was there.
+pub fn stub() -> Result<Option<String>, InputError> {
+    if !Path::new(EFI).exists() {
+        return Ok(None);
+    }
+    let content = variable(&efivars()?, firmware::STUB_INFO)?;
+    Ok(content.map(|content| firmware::text(firmware::STUB_INFO, &content)).transpose()?)
 }
 
 /// What the kernel's lockdown forbids; where it cannot be read, nothing.

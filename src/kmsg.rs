@@ -3,9 +3,15 @@
 use std::fmt::Write as _;
 use std::fs::{File, OpenOptions};
 use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt;
 use std::sync::OnceLock;
 
 use log::{Level, LevelFilter, Log, Metadata, Record};
+use rustix::fs::OFlags;
+
+/// The target of a record at emergency level, for which `log` has no name: every console shows it, whatever its log
+/// level, and systemd-bsod does.
+pub const EMERGENCY: &str = "emergency";
 
 /// The kernel refuses longer records (`PRINTKRB_RECORD_MAX`, 1024 less a prefix in older releases), in bytes.
 const MAX_RECORD: usize = 960;
@@ -32,7 +38,7 @@ impl Log for Kmsg {
     }
 
     fn log(&self, record: &Record<'_>) {
-        let text = format_record(record.level(), &record.args().to_string());
+        let text = format_record(priority(record), &record.args().to_string());
         let written = self.device.as_ref().map(|mut device| device.write_all(text.as_bytes()));
         if !matches!(written, Some(Ok(()))) {
             // There is nowhere left to say that this failed.
@@ -43,15 +49,33 @@ impl Log for Kmsg {
     fn flush(&self) {}
 }
 
-/// `<N>sealroot: …`: syslog's priority of the level, control bytes escaped, one line.
-fn format_record(level: Level, message: &str) -> String {
-    let priority = match level {
+/// Says something on the console itself, past the kernel log.
+pub fn say_on_console(message: &str) {
+    let flags = (OFlags::NOCTTY | OFlags::NONBLOCK).bits();
+    let console = OpenOptions::new().write(true).custom_flags(flags.cast_signed()).open("/dev/console");
+    // There is no better place to say that this failed.
+    let _ = console.and_then(|mut console| console.write_all(format!("\r\n{}\r", line(message)).as_bytes()));
+}
+
+/// syslog's priority of a record.
+fn priority(record: &Record<'_>) -> u8 {
+    match record.level() {
+        Level::Error if record.target() == EMERGENCY => 0,
         Level::Error => 3,
         Level::Warn => 4,
         Level::Info => 5,
         Level::Debug | Level::Trace => 7,
-    };
-    let mut text = format!("<{priority}>sealroot: ");
+    }
+}
+
+/// `<N>sealroot: …`
+fn format_record(priority: u8, message: &str) -> String {
+    format!("<{priority}>{}", line(message))
+}
+
+/// `sealroot: …`, control bytes escaped, one line.
+fn line(message: &str) -> String {
+    let mut text = String::from("sealroot: ");
     for character in message.chars() {
         if text.len() >= MAX_RECORD {
             text.push('…');
@@ -74,9 +98,9 @@ mod tests {
 
     #[test]
     fn records() {
-        assert_eq!(format_record(Level::Error, "a\nb\u{1b}[c"), "<3>sealroot: a\\nb\\u{1b}[c\n");
-        assert_eq!(format_record(Level::Info, "ok"), "<5>sealroot: ok\n");
-        let long = format_record(Level::Warn, &"é".repeat(2000));
+        assert_eq!(format_record(3, "a\nb\u{1b}[c"), "<3>sealroot: a\\nb\\u{1b}[c\n");
+        assert_eq!(format_record(5, "ok"), "<5>sealroot: ok\n");
+        let long = format_record(4, &"é".repeat(2000));
         assert!(long.len() < 980 && long.ends_with("…\n"), "{}", long.len());
     }
 }

@@ -8,9 +8,11 @@
 //! EFI variables ─ firmware → SecureBoot ─┘              │
 //!                                                  repository ─→ UnverifiedImage
 //!                                                                      │ verify
-//!                                                                VerifiedImage
+//!                                                                AcceptedImage
 //!                                                                      │ image
 //!                                                               InspectedImage
+//!                                                                      │ objects
+//!                                                                CheckedImage
 //!                                                                      │ mount
 //!                                                                DetachedRoot
 //!                                                                      │ assemble
@@ -24,20 +26,27 @@
 //! [`policy`] decides and touches nothing; everything behind it touches the disk and decides nothing. [`boot`] is the
 //! order of the steps, `sys` has the only `unsafe`.
 
+pub mod action;
 pub mod assemble;
 pub mod boot;
 pub mod cmdline;
 pub mod config;
 pub mod digest;
 mod elf;
+pub mod enable;
+pub mod erofs;
 pub mod firmware;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 pub mod image;
 pub mod inputs;
 pub mod kmsg;
 mod lookup;
+pub mod merkle;
 pub mod mount;
 mod names;
 pub mod object;
+pub mod objects;
 pub mod openings;
 pub mod place;
 pub mod policy;

@@ -1,9 +1,11 @@
-//! Why overlayfs does not open a sealed file: what the image says about the file's object, and what the repository has.
+//! What an image says about the object of a file, and what the repository has for it.
 //!
-//! For the reason of a refusal only. Whether a file may be read is the kernel's decision.
+//! For checks before the pivot and the reasons of refusals only. Whether a file may be read is the kernel's decision.
 
 use std::fmt;
-use std::os::fd::AsFd;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
 
 use rustix::io::Errno;
 
@@ -13,11 +15,11 @@ use crate::mount::root::SealedLayers;
 use crate::verify;
 
 /// `struct ovl_metacopy` of `fs/overlayfs/overlayfs.h`: version, length, flags, algorithm, digest.
-const METACOPY: &str = "trusted.overlay.metacopy";
+pub(crate) const METACOPY: &str = "trusted.overlay.metacopy";
 const METACOPY_HEADER: usize = 4;
 const METACOPY_VERSION: u8 = 0;
 /// The path of the object, from the directory of objects.
-const REDIRECT: &str = "trusted.overlay.redirect";
+pub(crate) const REDIRECT: &str = "trusted.overlay.redirect";
 /// The longest digest is 64 bytes, the path of an object twice as long and a little.
 const MAX_XATTR: usize = 512;
 
@@ -30,10 +32,10 @@ pub enum Finding {
     Object(Box<Object>),
 }
 
-/// An object that an image names.
+/// An object that an image names, and is not as it should be.
 #[derive(Debug)]
 pub struct Object {
-    /// Its path in the repository.
+    /// Its path, below the directory of objects.
     name: String,
     /// The digest that the image names.
     expected: ImageDigest,
@@ -52,15 +54,34 @@ pub enum Found {
     Measured(String),
     /// The right object, which overlayfs does not open for this reason.
     Right(Errno),
+    /// The right object, with content that does not belong to its digest.
+    Damaged(io::Error),
+    /// A file without fs-verity that cannot be read.
+    Unread(io::Error),
+    /// A file without fs-verity, with this digest.
+    Computed(ImageDigest),
 }
 
 impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self::Object(object) = self else {
-            return f.write_str("its content cannot be opened");
-        };
-        let Object { name, expected, found } = &**object;
-        write!(f, "object '{name}': expected {expected}, ")?;
+        match self {
+            Self::Object(object) => object.fmt(f),
+            Self::Unknown => f.write_str("its content cannot be opened"),
+        }
+    }
+}
+
+impl Object {
+    /// An object for which the repository has this.
+    pub(crate) fn new(name: String, expected: ImageDigest, found: Found) -> Self {
+        Self { name, expected, found }
+    }
+}
+
+impl fmt::Display for Object {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { name, expected, found } = self;
+        write!(f, "object 'objects/{name}': expected {expected}, ")?;
         match found {
             Found::Unusable(LookupError::Kernel(Errno::NOENT)) => f.write_str("found none"),
             Found::Unusable(LookupError::Kernel(Errno::LOOP)) => f.write_str("found a symbolic link"),
@@ -74,6 +95,9 @@ impl fmt::Display for Finding {
                  fs-verity digest\")",
             ),
             Found::Right(_) => f.write_str("measured the same, but overlayfs does not open it"),
+            Found::Damaged(reason) => write!(f, "found damage ({reason})"),
+            Found::Unread(reason) => write!(f, "found a file that cannot be read ({reason})"),
+            Found::Computed(digest) => write!(f, "computed {digest}"),
         }
     }
 }
@@ -81,16 +105,28 @@ impl fmt::Display for Finding {
 /// Finds out about the object of the file at `path`, which overlayfs did not open for this reason.
 pub fn examine(layers: &SealedLayers, path: &str, reason: Errno) -> Finding {
     let Some((name, expected)) = named(layers, path) else { return Finding::Unknown };
-    // overlayfs follows no link in a data layer either.
-    let found = match lookup::regular_file(layers.objects(), &name, Links::Refused) {
-        Err(reason) => Found::Unusable(reason),
-        Ok(location) => match lookup::reopen(location.as_fd()).and_then(|file| verify::measure(&file)) {
-            Err(reason) => Found::Unmeasured(reason),
-            Ok(measured) if measured.is(expected) => Found::Right(reason),
-            Ok(measured) => Found::Measured(measured.to_string()),
-        },
+    let found = match open(layers.objects(), &name, expected) {
+        Err(found) => found,
+        Ok(_) => Found::Right(reason),
     };
-    Finding::Object(Box::new(Object { name: format!("objects/{name}"), expected, found }))
+    Finding::Object(Box::new(Object { name, expected, found }))
+}
+
+/// Opens an object that the kernel measures as it should be.
+pub(crate) fn open(objects: BorrowedFd<'_>, name: &str, expected: ImageDigest) -> Result<File, Found> {
+    let file = open_unmeasured(objects, name)?;
+    match verify::measure(&file) {
+        Ok(measured) if measured.is(expected) => Ok(file),
+        Ok(measured) => Err(Found::Measured(measured.to_string())),
+        Err(reason) => Err(Found::Unmeasured(reason)),
+    }
+}
+
+/// Opens what has an object's name.
+pub(crate) fn open_unmeasured(objects: BorrowedFd<'_>, name: &str) -> Result<File, Found> {
+    // overlayfs follows no link in a data layer either.
+    let location = lookup::regular_file(objects, name, Links::Refused).map_err(Found::Unusable)?;
+    lookup::reopen(location.as_fd()).map_err(Found::Unmeasured)
 }
 
 /// The path, below the directory of objects, and the digest of the object that the image names for a file.
@@ -105,7 +141,7 @@ fn named(layers: &SealedLayers, path: &str) -> Option<(String, ImageDigest)> {
     Some((redirect.trim_start_matches('/').into(), digest))
 }
 
-fn parse_metacopy(value: &[u8]) -> Option<ImageDigest> {
+pub(crate) fn parse_metacopy(value: &[u8]) -> Option<ImageDigest> {
     let (header, digest) = value.split_at_checked(METACOPY_HEADER)?;
     let [version, length, _flags, algorithm] = header else { return None };
     if *version != METACOPY_VERSION || usize::from(*length) != value.len() {

@@ -77,7 +77,7 @@ pub fn place(
     rustix::mount::move_mount(root.root(), "", CWD, path, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
         .map_err(failed("move the new root here"))?;
     if !workbench.is_attached() {
-        root::ask_kernel(root.root(), root.root().requested(), features)?;
+        root::ask_kernel(root.root(), root.root().origin(), features)?;
     }
     Ok(workbench.close()?)
 }

@@ -10,8 +10,11 @@ use crate::config::{
     Check, Config, KargPolicy, Layout, MissingVerity, MountFlag, OnFailure, SecureBootPolicy, StateMount, SysrootMount,
     UnverifiedPolicy,
 };
-use crate::firmware::SecureBoot;
+use crate::firmware::{SecureBoot, Tries};
 use crate::names::names;
+
+/// How often a boot entry without tries left is started before a restart is given up.
+const MAX_EXHAUSTED_TRIES: u32 = 10;
 
 /// Where a setting's value came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,7 +77,7 @@ pub struct Settings {
     #[serde(rename = "policy.on-failure")]
     pub on_failure: Setting<OnFailure>,
     #[serde(rename = "policy.failure-delay")]
-    pub failure_delay: Setting<u16>,
+    pub failure_delay: Setting<u8>,
     #[serde(rename = "root.transient")]
     pub transient_root: Setting<bool>,
     #[serde(rename = "etc.mount")]
@@ -128,27 +131,6 @@ impl Settings {
             sysroot: Setting::pick(ours.sysroot.mount, None, SysrootMount::ReadOnly),
         }
     }
-
-    /// The first value that this release parses and cannot carry out yet.
-    fn unsupported(&self) -> Option<(&'static str, &'static str)> {
-        if self.unverified.value != UnverifiedPolicy::Refuse {
-            return Some(("policy.unverified", "allow-without-secure-boot"));
-        }
-        if self.missing_verity.value != MissingVerity::Refuse {
-            return Some(("policy.missing-verity", "enable"));
-        }
-        match self.check.value {
-            Check::Digest | Check::Image => {}
-            Check::Objects => return Some(("policy.check", "objects")),
-            Check::Data => return Some(("policy.check", "data")),
-        }
-        match self.on_failure.value {
-            OnFailure::Auto | OnFailure::Emergency => None,
-            OnFailure::Reboot => Some(("policy.on-failure", "reboot")),
-            OnFailure::Poweroff => Some(("policy.on-failure", "poweroff")),
-            OnFailure::Halt => Some(("policy.on-failure", "halt")),
-        }
-    }
 }
 
 /// Whether `systemd.volatile=` has systemd provide /var (`state`, `overlay`).
@@ -165,10 +147,20 @@ pub enum Decision {
     NothingToDo(Settings),
 }
 
+/// What is asked of the kernel for every byte that is read from the new root.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verification {
+    /// Verification by fs-verity, or no boot.
+    Required,
+    /// Nothing, where the image has no fs-verity.
+    AllowUnverified,
+}
+
 /// A boot that is to be sealed: what may be mounted, and how.
 #[derive(Clone, Debug)]
 pub struct Policy {
     images: Vec<RequestedImage>,
+    verification: Verification,
     settings: Settings,
 }
 
@@ -176,6 +168,11 @@ impl Policy {
     /// The acceptable images, the preferred one first; never empty.
     pub fn images(&self) -> &[RequestedImage] {
         &self.images
+    }
+
+    /// Whether the image may be one without fs-verity.
+    pub fn verification(&self) -> Verification {
+        self.verification
     }
 
     /// Every setting.
@@ -208,13 +205,16 @@ pub enum PolicyError {
         /// What the firmware says.
         found: SecureBoot,
     },
-    /// A value of a later release.
-    #[error("{key} = \"{value}\": not supported yet")]
-    Unsupported {
-        /// The configuration key.
-        key: &'static str,
-        /// Its value.
-        value: &'static str,
+    /// A `?` on a machine that may be one that enforces Secure Boot.
+    #[error(
+        "kernel command line: expected verification to be required (Secure Boot is {}), found '?' in karg '{karg}'",
+        secure_boot.name()
+    )]
+    UnverifiedUnderSecureBoot {
+        /// The key of the karg.
+        karg: &'static str,
+        /// What the firmware says.
+        secure_boot: SecureBoot,
     },
 }
 
@@ -224,9 +224,6 @@ pub fn decide(
     settings: Settings,
     secure_boot: SecureBoot,
 ) -> Result<Decision, PolicyError> {
-    if let Some((key, value)) = settings.unsupported() {
-        return Err(PolicyError::Unsupported { key, value });
-    }
     if settings.secure_boot.value == SecureBootPolicy::Require && secure_boot != SecureBoot::Enforced {
         return Err(PolicyError::SecureBoot { found: secure_boot });
     }
@@ -237,9 +234,47 @@ pub fn decide(
             KargPolicy::Optional => Ok(Decision::NothingToDo(settings)),
         };
     };
-    match request.verification() {
-        RequestedVerification::Required => Ok(Decision::Seal(Policy { images: request.images().to_vec(), settings })),
-        RequestedVerification::Optional => Err(PolicyError::Unverified { karg: first.karg() }),
+    let karg = first.karg();
+    let verification = match (request.verification(), settings.unverified.value, secure_boot) {
+        (RequestedVerification::Required, ..) => Verification::Required,
+        (_, UnverifiedPolicy::Refuse, _) => return Err(PolicyError::Unverified { karg }),
+        (_, UnverifiedPolicy::AllowWithoutSecureBoot, SecureBoot::Off | SecureBoot::Unsupported) => {
+            Verification::AllowUnverified
+        }
+        (_, UnverifiedPolicy::AllowWithoutSecureBoot, SecureBoot::Enforced | SecureBoot::Unknown) => {
+            return Err(PolicyError::UnverifiedUnderSecureBoot { karg, secure_boot });
+        }
+    };
+    Ok(Decision::Seal(Policy { images: request.images().to_vec(), verification, settings }))
+}
+
+/// What follows a refusal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// systemd takes over.
+    Emergency,
+    /// The machine is restarted.
+    Reboot,
+    /// The machine is switched off.
+    Poweroff,
+    /// The machine stops, with the reason on the screen.
+    Halt,
+}
+
+names!(Action: Emergency = "emergency", Reboot = "reboot", Poweroff = "poweroff", Halt = "halt");
+
+/// Decides what follows a refusal. `tries` are those of the boot entry, where the boot loader counts them.
+///
+/// With `auto`, a restart is worth something only where the boot loader then starts another entry, in the end: it counts
+/// tries. Where there is no other entry systemd-boot starts an exhausted one again and again, so there is an end to that.
+pub fn after_refusal(on_failure: OnFailure, tries: Option<Tries>) -> Action {
+    match (on_failure, tries) {
+        (OnFailure::Emergency, _) => Action::Emergency,
+        (OnFailure::Reboot, _) => Action::Reboot,
+        (OnFailure::Poweroff, _) => Action::Poweroff,
+        (OnFailure::Halt, _) => Action::Halt,
+        (OnFailure::Auto, Some(Tries { left: 0, done: MAX_EXHAUSTED_TRIES.. }) | None) => Action::Halt,
+        (OnFailure::Auto, Some(_)) => Action::Reboot,
     }
 }
 
@@ -312,23 +347,52 @@ mod tests {
             ),
             (DIGEST, required, "Secure Boot: expected 'enforced' (policy.secure-boot = \"require\"), found 'off'"),
             ("composefs=1", "[policy]\nkarg = \"optional\"\n", "kernel command line"),
-            (DIGEST, "[policy]\ncheck = \"objects\"\n", "policy.check = \"objects\": not supported yet"),
-            (DIGEST, "[policy]\ncheck = \"data\"\n", "policy.check = \"data\": not supported yet"),
-            (DIGEST, "[policy]\non-failure = \"halt\"\n", "policy.on-failure = \"halt\": not supported yet"),
-            (DIGEST, "[policy]\non-failure = \"reboot\"\n", "policy.on-failure = \"reboot\": not supported yet"),
-            (DIGEST, "[policy]\non-failure = \"poweroff\"\n", "policy.on-failure = \"poweroff\": not supported yet"),
-            (
-                DIGEST,
-                "[policy]\nmissing-verity = \"enable\"\n",
-                "policy.missing-verity = \"enable\": not supported yet",
-            ),
-            (
-                DIGEST,
-                "[policy]\nunverified = \"allow-without-secure-boot\"\n",
-                "policy.unverified = \"allow-without-secure-boot\": not supported yet",
-            ),
         ] {
             assert_eq!(decided(line, ours, SecureBoot::Off).unwrap_err(), message);
+        }
+    }
+    #[test]
+    fn a_question_mark() {
+        let line = &DIGEST.replace('=', "=?");
+        let allowed = "[policy]\nunverified = \"allow-without-secure-boot\"\n";
+        for secure_boot in [SecureBoot::Off, SecureBoot::Unsupported] {
+            let Ok(Decision::Seal(policy)) = decided(line, allowed, secure_boot) else { panic!("{secure_boot:?}") };
+            assert_eq!(policy.verification(), Verification::AllowUnverified);
+            // Without the mark nothing changes.
+            let Ok(Decision::Seal(policy)) = decided(DIGEST, allowed, secure_boot) else { panic!("{secure_boot:?}") };
+            assert_eq!(policy.verification(), Verification::Required);
+        }
+        for secure_boot in [SecureBoot::Enforced, SecureBoot::Unknown] {
+            assert_eq!(
+                decided(line, allowed, secure_boot).unwrap_err(),
+                format!(
+                    "kernel command line: expected verification to be required (Secure Boot is {}), found '?' in karg \
+                     'composefs'",
+                    secure_boot.name()
+                )
+            );
+            assert!(decided(line, "", secure_boot).unwrap_err().contains("(policy.unverified = \"refuse\")"));
+        }
+    }
+
+    #[test]
+    fn what_follows_a_refusal() {
+        let tries = |left, done| Some(Tries { left, done });
+        for (on_failure, tries, action) in [
+            (OnFailure::Emergency, tries(1, 1), Action::Emergency),
+            (OnFailure::Reboot, None, Action::Reboot),
+            (OnFailure::Reboot, tries(0, 99), Action::Reboot),
+            (OnFailure::Poweroff, tries(1, 1), Action::Poweroff),
+            (OnFailure::Halt, tries(1, 1), Action::Halt),
+            (OnFailure::Auto, None, Action::Halt),
+            (OnFailure::Auto, tries(2, 1), Action::Reboot),
+            (OnFailure::Auto, tries(0, 3), Action::Reboot),
+            (OnFailure::Auto, tries(0, 9), Action::Reboot),
+            (OnFailure::Auto, tries(0, 10), Action::Halt),
+            (OnFailure::Auto, tries(0, u32::MAX), Action::Halt),
+            (OnFailure::Auto, tries(1, 10), Action::Reboot),
+        ] {
+            assert_eq!(after_refusal(on_failure, tries), action, "{on_failure:?} {tries:?}");
         }
     }
 }

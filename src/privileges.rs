@@ -22,12 +22,14 @@ const REQUIRED: [Capability; 7] = [
 ];
 
 /// Kept where they are: a container or a security module may have taken them away for good reason.
-const KEPT: [Capability; 5] = [
+const KEPT: [Capability; 6] = [
     Capability::CAP_DAC_READ_SEARCH,
     Capability::CAP_LINUX_IMMUTABLE,
     Capability::CAP_MAC_ADMIN,
     Capability::CAP_MAC_OVERRIDE,
     Capability::CAP_SYS_RESOURCE,
+    // For what follows a refusal.
+    Capability::CAP_SYS_BOOT,
 ];
 
 /// Why the program cannot do its work with the capabilities that it has.

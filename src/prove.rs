@@ -36,6 +36,11 @@ impl ProvenRoot {
     pub fn root(&self) -> &AssembledRoot {
         &self.root
     }
+
+    /// The root, when it has been put in its place.
+    pub fn into_root(self) -> AssembledRoot {
+        self.root
+    }
 }
 
 /// Why a root would not start.

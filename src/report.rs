@@ -16,7 +16,7 @@ use crate::cmdline::RequestedImage;
 use crate::firmware::SecureBoot;
 use crate::mount::KernelFeatures;
 use crate::openings::Opening;
-use crate::policy::Settings;
+use crate::policy::{Action, Settings, Verification};
 use crate::stage::Stage;
 use crate::tree::MountRecord;
 
@@ -35,6 +35,9 @@ pub enum Verdict {
     /// The sealed root is at /sysroot.
     #[serde(rename = "sealed")]
     Sealed,
+    /// A root that the kernel does not verify is at /sysroot, by a `?` in the karg and the configuration's leave.
+    #[serde(rename = "unverified")]
+    Unverified,
     /// Nothing may boot.
     #[serde(rename = "refused")]
     Refused,
@@ -65,10 +68,13 @@ pub struct Report {
     verdict: Verdict,
     /// Why the boot was refused: the line in the log.
     reason: Option<String>,
+    /// What follows the refusal.
+    action: Option<Action>,
     image: Option<ImageRecord>,
     /// The program that systemd was found to start.
     init: Option<String>,
     secure_boot: Option<SecureBoot>,
+    stub: Option<String>,
     policy: Option<Settings>,
     openings: Vec<Opening>,
     kernel: Option<KernelFeatures>,
@@ -100,6 +106,9 @@ pub enum ReportError {
     /// A file operation failed.
     #[error("'{REPORT}'")]
     File(#[source] io::Error),
+    /// It is too long.
+    #[error("'{REPORT}': expected at most {MAX_REPORT} bytes, found more")]
+    TooLong,
     /// The content is no report.
     #[error("'{REPORT}': expected a report, found something else")]
     Content,
@@ -119,9 +128,11 @@ impl Default for Report {
             version: env!("CARGO_PKG_VERSION"),
             verdict: Verdict::Refused,
             reason: None,
+            action: None,
             image: None,
             init: None,
             secure_boot: None,
+            stub: None,
             policy: None,
             openings: Vec::new(),
             kernel: None,
@@ -132,10 +143,15 @@ impl Default for Report {
 }
 
 impl Report {
-    /// Records what was decided.
-    pub fn decided(&mut self, settings: Settings, secure_boot: SecureBoot, openings: Vec<Opening>) {
-        self.policy = Some(settings);
+    /// Records what the firmware and the stub say.
+    pub fn asked(&mut self, secure_boot: SecureBoot, stub: Option<String>) {
         self.secure_boot = Some(secure_boot);
+        self.stub = stub;
+    }
+
+    /// Records what was decided.
+    pub fn decided(&mut self, settings: Settings, openings: Vec<Opening>) {
+        self.policy = Some(settings);
         self.openings = openings;
     }
 
@@ -149,6 +165,11 @@ impl Report {
         });
     }
 
+    /// The settings that were decided on, if it came to that.
+    pub fn settings(&self) -> Option<&Settings> {
+        self.policy.as_ref()
+    }
+
     /// Records what was found out about the kernel.
     pub fn kernel(&mut self, features: KernelFeatures) {
         self.kernel = Some(features);
@@ -159,9 +180,12 @@ impl Report {
         self.checks.push(check);
     }
 
-    /// The sealed root is in place.
-    pub fn sealed(&mut self, init: &str, mounts: Vec<MountRecord>) {
-        self.verdict = Verdict::Sealed;
+    /// The root is in place.
+    pub fn in_place(&mut self, verification: Verification, init: &str, mounts: Vec<MountRecord>) {
+        self.verdict = match verification {
+            Verification::Required => Verdict::Sealed,
+            Verification::AllowUnverified => Verdict::Unverified,
+        };
         self.init = Some(init.into());
         self.mounts = mounts;
     }
@@ -172,9 +196,10 @@ impl Report {
     }
 
     /// The boot is refused.
-    pub fn refused(&mut self, reason: &str) {
+    pub fn refused(&mut self, reason: &str, action: Action) {
         self.verdict = Verdict::Refused;
         self.reason = Some(reason.into());
+        self.action = Some(action);
         self.mounts = Vec::new();
     }
 
@@ -199,6 +224,7 @@ impl Serialize for Report {
         fields.push("version", &self.version);
         fields.push("verdict", &self.verdict);
         fields.push_known("reason", self.reason.as_ref());
+        fields.push_known("action", self.action.as_ref());
         if let Some(image) = &self.image {
             fields.push("digest", &image.digest);
             fields.push("algorithm", &image.algorithm);
@@ -207,6 +233,7 @@ impl Serialize for Report {
         }
         fields.push_known("init", self.init.as_ref());
         fields.push_known("secure_boot", self.secure_boot.as_ref());
+        fields.push_known("stub", self.stub.as_ref());
         fields.push_known("policy", self.policy.as_ref());
         fields.push("openings", &self.openings);
         fields.push_known("kernel", self.kernel.as_ref());
@@ -252,7 +279,10 @@ impl EarlierReport {
             Err(error) => return Err(ReportError::File(error)),
         };
         let mut text = Vec::new();
-        file.take(MAX_REPORT).read_to_end(&mut text).map_err(ReportError::File)?;
+        file.take(MAX_REPORT + 1).read_to_end(&mut text).map_err(ReportError::File)?;
+        if text.len() as u64 > MAX_REPORT {
+            return Err(ReportError::TooLong);
+        }
         Self::parse(&text).map(Some)
     }
 
@@ -286,7 +316,7 @@ mod tests {
     #[test]
     fn what_is_written_can_be_read() {
         let mut report = Report::default();
-        report.refused("because");
+        report.refused("because", Action::Halt);
         let read = EarlierReport::parse(json::to_string(&report).as_bytes()).unwrap();
         assert_eq!((read.verdict(), read.reason()), (Verdict::Refused, "because"));
         let text = r#"{"schema":1,"verdict":"sealed","mounts":[{"point":"/","id":9,"parent":1,"type":"overlay",
@@ -299,7 +329,7 @@ mod tests {
     #[test]
     fn another_reader_understands_it() {
         let mut report = Report::default();
-        report.refused("a \"b\"\\\n[c]\u{1b}");
+        report.refused("a \"b\"\\\n[c]\u{1b}", Action::Emergency);
         let value: serde_json::Value = serde_json::from_str(&json::to_string(&report)).unwrap();
         assert_eq!(value["reason"], "a \"b\"\\\n[c]\u{1b}");
     }

@@ -75,10 +75,21 @@ pub enum RepositoryError {
     },
 }
 
-/// The part of `meta.json` that can say "not for you". Whatever else it claims decides nothing.
-#[derive(Deserialize)]
+/// The parts of `meta.json` that can say "not for you"; one that makes no sense leaves the other. Whatever else it
+/// claims decides nothing.
+#[derive(Default)]
 struct Metadata {
     version: Option<u64>,
+    incompatible: Vec<String>,
+}
+
+#[derive(Deserialize)]
+struct Version {
+    version: Option<u64>,
+}
+
+#[derive(Deserialize)]
+struct WithFeatures {
     features: Option<Features>,
 }
 
@@ -87,20 +98,28 @@ struct Features {
     incompatible: Option<Vec<String>>,
 }
 
+impl Metadata {
+    fn parse(text: &str) -> Self {
+        let version = json::from_str(text).ok().and_then(|Version { version }| version);
+        let features = json::from_str(text).ok().and_then(|WithFeatures { features }| features);
+        Self { version, incompatible: features.and_then(|features| features.incompatible).unwrap_or_default() }
+    }
+}
+
 impl Repository {
     /// Opens the repository below a physical root and looks whether it is one that we can read.
     pub fn open(physical_root: impl AsFd) -> Result<Self, RepositoryError> {
         let directory =
             lookup::directory(physical_root, REPOSITORY, Links::Beneath).map_err(RepositoryError::Repository)?;
         let repository = Self { directory };
-        let Some(Metadata { version, features }) = repository.metadata() else { return Ok(repository) };
+        let Metadata { version, incompatible } = repository.metadata().unwrap_or_default();
         if let Some(found) = version.filter(|version| *version > KNOWN_VERSION) {
             return Err(RepositoryError::Version { found });
         }
-        match features.and_then(|features| features.incompatible) {
-            Some(names) if !names.is_empty() => Err(RepositoryError::Features { found: format!("{names:?}") }),
-            _ => Ok(repository),
+        if !incompatible.is_empty() {
+            return Err(RepositoryError::Features { found: format!("{incompatible:?}") });
         }
+        Ok(repository)
     }
 
     /// `meta.json`, where it is readable and says anything: it is unsigned, so its absence means nothing.
@@ -108,7 +127,7 @@ impl Repository {
         let location = lookup::regular_file(&self.directory, "meta.json", Links::Beneath).ok()?;
         let mut text = String::new();
         lookup::reopen(location.as_fd()).ok()?.take(MAX_METADATA).read_to_string(&mut text).ok()?;
-        json::from_str(&text).ok()
+        Some(Metadata::parse(&text))
     }
 
     /// The first of `images` that exists. One that exists and cannot be used is an error, never skipped.
@@ -167,20 +186,18 @@ impl AsFd for Repository {
 mod tests {
     use super::*;
 
-    fn parse(text: &str) -> Option<(Option<u64>, Option<Vec<String>>)> {
-        let Metadata { version, features } = json::from_str(text).ok()?;
-        Some((version, features.and_then(|features| features.incompatible)))
+    fn parse(text: &str) -> (Option<u64>, Vec<String>) {
+        let Metadata { version, incompatible } = Metadata::parse(text);
+        (version, incompatible)
     }
 
     #[test]
     fn metadata_that_says_something() {
-        assert_eq!(parse("{}"), Some((None, None)));
-        assert_eq!(parse(r#"{"version":2,"algorithm":["x",{"y":null}]}"#), Some((Some(2), None)));
-        assert_eq!(parse(r#"{"features":{"compatible":["a"],"incompatible":[]}}"#), Some((None, Some(vec![]))));
-        assert_eq!(
-            parse(r#"{"version":1,"features":{"incompatible":["a\u0062"]}}"#),
-            Some((Some(1), Some(vec!["ab".into()])))
-        );
+        assert_eq!(parse(r#"{"version":2,"algorithm":["x",{"y":null}]}"#), (Some(2), vec![]));
+        assert_eq!(parse(r#"{"features":{"compatible":["a"],"incompatible":[]}}"#), (None, vec![]));
+        assert_eq!(parse(r#"{"version":1,"features":{"incompatible":["a\u0062"]}}"#), (Some(1), vec!["ab".into()]));
+        assert_eq!(parse(r#"{"version":2,"features":[]}"#), (Some(2), vec![]));
+        assert_eq!(parse(r#"{"version":"2","features":{"incompatible":["a"]}}"#), (None, vec!["a".into()]));
     }
 
     #[test]
@@ -188,6 +205,7 @@ mod tests {
         let depth = MAX_METADATA as usize;
         for text in [
             "",
+            "{}",
             "null",
             "[]",
             "{",
@@ -202,10 +220,10 @@ mod tests {
             &"0".repeat(depth),
             &format!("{{\"version\":{}}}", "9".repeat(depth)),
         ] {
-            assert_eq!(parse(text), None, "{}", text.get(..20).unwrap_or(text));
+            assert_eq!(parse(text), (None, vec![]), "{}", text.get(..20).unwrap_or(text));
         }
         // What is ignored may nest as it likes.
         let nested = format!("{{\"x\":{}{},\"version\":2}}", "[".repeat(depth), "]".repeat(depth));
-        assert_eq!(parse(&nested), Some((Some(2), None)));
+        assert_eq!(parse(&nested), (Some(2), vec![]));
     }
 }

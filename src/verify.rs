@@ -1,14 +1,21 @@
 //! The kernel's measurement of an image: the only way to a [`VerifiedImage`].
 
+use std::error::Error;
 use std::fmt;
 use std::fs::File;
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use rustix::io::Errno;
 use thiserror::Error;
 
 use crate::cmdline::RequestedImage;
+use crate::config::MissingVerity;
 use crate::digest::{Algorithm, ImageDigest};
+use crate::enable::{self, EnableError};
+use crate::merkle;
+use crate::mount::KernelFeatures;
+use crate::policy::{Policy, Verification};
 use crate::repository::{UnverifiedImage, image_name};
 use crate::sys::verity;
 
@@ -22,56 +29,85 @@ pub struct VerifiedImage {
     requested: RequestedImage,
 }
 
-impl VerifiedImage {
-    /// What was asked for, which is what the file is.
+/// An open image file without fs-verity that had the right digest when it was read. Nothing vouches for what the next
+/// read gives; only a policy that allows unverified boots leads here.
+#[derive(Debug)]
+pub struct ImageWithoutVerity {
+    file: File,
+    requested: RequestedImage,
+}
+
+/// An image that the policy lets be mounted.
+#[derive(Debug)]
+pub enum AcceptedImage {
+    /// The kernel checks every byte.
+    Verified(VerifiedImage),
+    /// Nobody does.
+    WithoutVerity(ImageWithoutVerity),
+}
+
+impl AcceptedImage {
+    /// What was asked for.
     pub fn requested(&self) -> &RequestedImage {
-        &self.requested
+        match self {
+            Self::Verified(image) => &image.requested,
+            Self::WithoutVerity(image) => &image.requested,
+        }
     }
 
     /// The open file.
     pub fn file(&self) -> &File {
-        &self.file
+        match self {
+            Self::Verified(image) => &image.file,
+            Self::WithoutVerity(image) => &image.file,
+        }
     }
-}
 
-impl AsFd for VerifiedImage {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.file.as_fd()
+    /// What the kernel has to do for what is mounted from it.
+    pub fn verification(&self) -> Verification {
+        match self {
+            Self::Verified(_) => Verification::Required,
+            Self::WithoutVerity(_) => Verification::AllowUnverified,
+        }
     }
 }
 
 /// Why an image is not the one that was asked for.
+#[derive(Debug)]
+pub struct VerifyError {
+    name: String,
+    expected: ImageDigest,
+    found: Box<Found>,
+}
+
+impl fmt::Display for VerifyError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { name, expected, found } = self;
+        write!(f, "image '{name}': expected {expected}, {found}")
+    }
+}
+
+impl Error for VerifyError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        self.found.source()
+    }
+}
+
+/// What was there instead of the image.
 #[derive(Debug, Error)]
-pub enum VerifyError {
+pub enum Found {
     /// The kernel would not open the file: its fs-verity metadata is damaged, or the disk is.
-    #[error("image '{name}': expected {expected}, found a file that cannot be opened (damaged fs-verity metadata?)")]
-    Open {
-        /// The image's name.
-        name: String,
-        /// Its digest.
-        expected: ImageDigest,
-        /// The kernel's reason.
-        #[source]
-        reason: Errno,
-    },
+    #[error("found a file that cannot be opened (damaged fs-verity metadata?)")]
+    Closed(#[source] Errno),
     /// A file without fs-verity.
-    #[error("image '{name}': expected {expected}, found a file without fs-verity")]
-    NoVerity {
-        /// The image's name.
-        name: String,
-        /// Its digest.
-        expected: ImageDigest,
-        /// The kernel's reason.
-        #[source]
-        reason: Errno,
-    },
+    #[error("found a file without fs-verity")]
+    NoVerity(#[source] Errno),
+    /// A file without fs-verity that could not be given it.
+    #[error("found a file without fs-verity")]
+    NotEnabled(#[source] EnableError),
     /// A filesystem without fs-verity.
-    #[error("image '{name}': expected {expected}, found a filesystem without fs-verity, {filesystem}")]
+    #[error("found a filesystem without fs-verity, {filesystem}")]
     Unsupported {
-        /// The image's name.
-        name: String,
-        /// Its digest.
-        expected: ImageDigest,
         /// The filesystem's type, and what would have to be different.
         filesystem: String,
         /// The kernel's reason.
@@ -79,52 +115,83 @@ pub enum VerifyError {
         reason: Errno,
     },
     /// The measurement failed in another way.
-    #[error("image '{name}': expected {expected}, found no measurement")]
-    Measure {
-        /// The image's name.
-        name: String,
-        /// Its digest.
-        expected: ImageDigest,
-        /// The kernel's reason.
-        #[source]
-        reason: Errno,
-    },
+    #[error("found no measurement")]
+    Unmeasured(#[source] Errno),
     /// Another file.
-    #[error("image '{name}': expected {expected}, measured {measured}")]
-    Mismatch {
-        /// The image's name.
-        name: String,
-        /// Its digest.
-        expected: ImageDigest,
-        /// The file's digest.
-        measured: String,
-    },
+    #[error("measured {0}")]
+    Measured(String),
+    /// A file for an unverified boot that cannot be read.
+    #[error("found a file that cannot be read")]
+    Unread(#[source] io::Error),
+    /// Another file, in an unverified boot.
+    #[error("computed {0}")]
+    Computed(ImageDigest),
 }
 
-/// Has the kernel measure an image and compares algorithm and digest with what was asked for.
+/// Has the kernel measure an image and compares algorithm and digest with what was asked for. `mounted` is the
+/// directory /sysroot, where fs-verity may have to be enabled first.
 ///
 /// Source: "FS_IOC_MEASURE_VERITY" in the kernel's `Documentation/filesystems/fsverity.rst`.
-pub fn verify(image: UnverifiedImage) -> Result<VerifiedImage, VerifyError> {
-    let requested = image.requested().clone();
-    let (name, expected) = (image_name(&requested), requested.digest());
-    let file = match image.open() {
-        Ok(file) => file,
-        Err(reason) => return Err(VerifyError::Open { name, expected, reason }),
-    };
-    let measured = match measure(&file) {
-        Ok(measured) => measured,
-        Err(reason @ Errno::NODATA) => return Err(VerifyError::NoVerity { name, expected, reason }),
-        Err(reason @ (Errno::NOTTY | Errno::OPNOTSUPP)) => {
-            let filesystem = filesystem_without_verity(&file);
-            return Err(VerifyError::Unsupported { name, expected, filesystem, reason });
+pub fn verify(
+    image: &UnverifiedImage,
+    policy: &Policy,
+    mounted: BorrowedFd<'_>,
+    features: &mut KernelFeatures,
+) -> Result<AcceptedImage, VerifyError> {
+    accept(image, policy, mounted, features).map_err(|found| VerifyError {
+        name: image_name(image.requested()),
+        expected: image.requested().digest(),
+        found: found.into(),
+    })
+}
+
+fn accept(
+    image: &UnverifiedImage,
+    policy: &Policy,
+    mounted: BorrowedFd<'_>,
+    features: &mut KernelFeatures,
+) -> Result<AcceptedImage, Found> {
+    match measure_image(image) {
+        Err(Found::NoVerity(_)) if *policy.settings().missing_verity.value() == MissingVerity::Enable => {
+            enable::enable(image, mounted, features).map_err(Found::NotEnabled)?;
+            log::info!("image '{}': fs-verity enabled", image_name(image.requested()));
+            measure_image(image).map(AcceptedImage::Verified)
         }
-        Err(reason) => return Err(VerifyError::Measure { name, expected, reason }),
-    };
-    if measured.is(expected) {
-        Ok(VerifiedImage { file, requested })
-    } else {
-        Err(VerifyError::Mismatch { name, expected, measured: measured.to_string() })
+        Err(Found::NoVerity(_) | Found::Unsupported { .. })
+            if policy.verification() == Verification::AllowUnverified =>
+        {
+            accept_without_verity(image).map(AcceptedImage::WithoutVerity)
+        }
+        measured => measured.map(AcceptedImage::Verified),
     }
+}
+
+/// By the kernel's word.
+fn measure_image(image: &UnverifiedImage) -> Result<VerifiedImage, Found> {
+    let file = image.open().map_err(Found::Closed)?;
+    match measure(&file) {
+        Ok(measured) if measured.is(image.requested().digest()) => {
+            Ok(VerifiedImage { file, requested: image.requested().clone() })
+        }
+        Ok(measured) => Err(Found::Measured(measured.to_string())),
+        Err(reason @ Errno::NODATA) => Err(Found::NoVerity(reason)),
+        Err(reason @ (Errno::NOTTY | Errno::OPNOTSUPP)) => {
+            Err(Found::Unsupported { filesystem: filesystem_without_verity(&file), reason })
+        }
+        Err(reason) => Err(Found::Unmeasured(reason)),
+    }
+}
+
+/// For an unverified boot: by the digest in user space, against accidents. Whoever can change the disk is not kept from
+/// that.
+fn accept_without_verity(image: &UnverifiedImage) -> Result<ImageWithoutVerity, Found> {
+    let requested = image.requested().clone();
+    let file = image.open().map_err(Found::Closed)?;
+    let computed = merkle::digest(&file, requested.digest().algorithm()).map_err(Found::Unread)?;
+    if computed != requested.digest() {
+        return Err(Found::Computed(computed));
+    }
+    Ok(ImageWithoutVerity { file, requested })
 }
 
 /// What the kernel measured.

@@ -9,6 +9,11 @@ use toml_parser::decoder::{Encoding, ScalarKind};
 use toml_parser::parser::{EventReceiver, ValidateWhitespace, parse_document};
 use toml_parser::{ErrorSink, Expected, ParseError, Raw, Source, Span};
 
+/// The longest name that is read: parts, and bytes of each. A table's name is kept with each of its keys, so that
+/// without a limit a short text could fill the memory.
+const MAX_PARTS: usize = 8;
+const MAX_PART: usize = 64;
+
 /// A table header or a setting.
 #[derive(Debug)]
 pub struct Item {
@@ -43,7 +48,7 @@ impl fmt::Display for Value {
             Self::Boolean(value) => value.fmt(f),
             Self::Integer(value) => value.fmt(f),
             Self::Array(_) => f.write_str("an array"),
-            Self::Other(text) => f.write_str(text),
+            Self::Other(text) => text.escape_default().fmt(f),
         }
     }
 }
@@ -136,6 +141,9 @@ impl EventReceiver for Reader<'_> {
     fn simple_key(&mut self, span: Span, encoding: Option<Encoding>, error: &mut dyn ErrorSink) {
         let mut key = String::new();
         self.raw(span, encoding).decode_key(&mut key, error);
+        if self.path.len() == MAX_PARTS || key.len() > MAX_PART {
+            return refuse("names as long as this are not supported", span, error);
+        }
         self.path.push(key);
     }
 

@@ -118,8 +118,8 @@ pub struct PolicySection {
     pub missing_verity: Option<MissingVerity>,
     pub check: Option<Check>,
     pub on_failure: Option<OnFailure>,
-    /// Seconds that the reason stays on the screen.
-    pub failure_delay: Option<u16>,
+    /// Seconds that the reason stays on the screen. They fit into the time that the units have.
+    pub failure_delay: Option<u8>,
 }
 
 /// `[root]`

@@ -7,14 +7,17 @@ use rustix::mount::MountAttrFlags;
 
 use super::features::LayerForm;
 use super::{FsContext, FsError};
+use crate::policy::Verification;
 
-/// The sealed root: the image's metadata over the objects' content, every file checked by the kernel.
+/// The sealed root: the image's metadata over the objects' content, every file checked by the kernel, unless that may
+/// be left out.
 ///
 /// `image` is the root of the EROFS mount, `objects` the directory that its redirects start from.
 ///
 /// Source: "Data-only lower layers" and "fs-verity support" in the kernel's `Documentation/filesystems/overlayfs.rst`.
 pub(super) fn sealed(
     source: &str,
+    verification: Verification,
     image: impl AsFd,
     objects: impl AsFd,
     form: &mut LayerForm,
@@ -24,7 +27,7 @@ pub(super) fn sealed(
     context.set_string("metacopy", "on")?;
     context.set_string("redirect_dir", "on")?;
     // Linux 6.6. Verification has no fallback.
-    context.set_string("verity", "require").map_err(|error| match error.reason() {
+    context.set_string("verity", verity_mode(verification)).map_err(|error| match error.reason() {
         Errno::INVAL => too_old(error),
         _ => error,
     })?;
@@ -35,6 +38,14 @@ pub(super) fn sealed(
         Errno::INVAL if FsContext::open("overlay").is_ok_and(FsContext::takes_any_option) => too_old(error),
         _ => error,
     })
+}
+
+/// The value of the option `verity`.
+pub(super) fn verity_mode(verification: Verification) -> &'static str {
+    match verification {
+        Verification::Required => "require",
+        Verification::AllowUnverified => "off",
+    }
 }
 
 fn too_old(error: FsError) -> FsError {

@@ -13,7 +13,8 @@ use super::table::{self, Mount, TableError};
 use super::workbench::{Workbench, WorkbenchError};
 use super::{FsContext, FsError, INERT, KernelFeatures, clone_tree, overlay};
 use crate::cmdline::RequestedImage;
-use crate::image::InspectedImage;
+use crate::objects::CheckedImage;
+use crate::policy::Verification;
 use crate::repository::{self, RepositoryError};
 
 /// The one filesystem with fs-verity that a reconfiguration takes its options from (as of Linux 7.2); ext4 and btrfs
@@ -32,7 +33,14 @@ pub struct PhysicalRoot<'a> {
 pub struct DetachedRoot {
     mount: OwnedFd,
     layers: SealedLayers,
+    origin: RootOrigin,
+}
+
+/// What a root is made from, and what is asked of the kernel for it.
+#[derive(Clone, Debug)]
+pub struct RootOrigin {
     requested: RequestedImage,
+    verification: Verification,
 }
 
 /// The layers of a sealed root.
@@ -95,33 +103,57 @@ impl<'a> PhysicalRoot<'a> {
     pub fn copy(&self) -> BorrowedFd<'_> {
         self.copy.as_fd()
     }
+}
 
-    /// Clears read-only from the filesystem where it was mounted so; each mount of it decides for itself.
-    pub fn make_writable(&self, features: &mut KernelFeatures) -> Result<(), RootError> {
-        let found = rustix::fs::fstatvfs(self.mounted).map_err(RootError::Statvfs)?;
-        if !found.f_flag.contains(StatVfsMountFlags::RDONLY) {
-            return Ok(());
-        }
-        let mounted = table::mount_of(self.mounted, features)?;
-        let context = FsContext::pick("physical root", self.mounted)?;
-        // Whatever is not set again goes back to its default. The first option says whether it is read-only.
-        if mounted.filesystem == FORGETS_OPTIONS {
-            mounted.options.iter().skip(1).try_for_each(|option| context.set_option(option))?;
-        }
-        context.set_flag("rw")?;
-        Ok(context.reconfigure()?)
+/// A private copy of the mount that `mounted`, the directory /sysroot, lies on, for writing. The filesystem is made
+/// writable where it was mounted read-only; each mount of it decides for itself.
+pub fn writable_copy(mounted: BorrowedFd<'_>, features: &mut KernelFeatures) -> Result<OwnedFd, RootError> {
+    make_writable(mounted, features)?;
+    clone_tree(mounted, INERT, MountAttrFlags::MOUNT_ATTR_RDONLY).map_err(RootError::Physical)
+}
+
+/// Clears read-only from the filesystem of the physical root where it was mounted so.
+pub fn make_writable(mounted: BorrowedFd<'_>, features: &mut KernelFeatures) -> Result<(), RootError> {
+    let found = rustix::fs::fstatvfs(mounted).map_err(RootError::Statvfs)?;
+    if !found.f_flag.contains(StatVfsMountFlags::RDONLY) {
+        return Ok(());
     }
+    let mount = table::mount_of(mounted, features)?;
+    let context = FsContext::pick("physical root", mounted)?;
+    // Whatever is not set again goes back to its default. The first option says whether it is read-only.
+    if mount.filesystem == FORGETS_OPTIONS {
+        mount.options.iter().skip(1).try_for_each(|option| context.set_option(option))?;
+    }
+    context.set_flag("rw")?;
+    Ok(context.reconfigure()?)
 }
 
 impl DetachedRoot {
-    /// The image that the root was made from.
-    pub fn requested(&self) -> &RequestedImage {
-        &self.requested
+    /// What the root was made from.
+    pub fn origin(&self) -> &RootOrigin {
+        &self.origin
     }
 
     /// The mount and its layers.
     pub(crate) fn into_parts(self) -> (OwnedFd, SealedLayers) {
         (self.mount, self.layers)
+    }
+}
+
+impl RootOrigin {
+    /// The image.
+    pub fn requested(&self) -> &RequestedImage {
+        &self.requested
+    }
+
+    /// What the kernel checks.
+    pub fn verification(&self) -> Verification {
+        self.verification
+    }
+
+    /// The source that names the root: `composefs:<hex>`.
+    pub fn source(&self) -> String {
+        format!("composefs:{}", self.requested.digest().to_hex())
     }
 }
 
@@ -145,47 +177,40 @@ impl AsFd for DetachedRoot {
 
 /// Mounts an image.
 pub fn mount(
-    image: &InspectedImage,
+    image: &CheckedImage,
     physical: &PhysicalRoot<'_>,
     workbench: &Workbench,
     features: &mut KernelFeatures,
 ) -> Result<DetachedRoot, RootError> {
     workbench.hold(physical.copy(), "physical")?;
-    let requested = image.requested().clone();
-    let metadata = erofs::mount(image.as_fd(), features)?;
+    let image = image.accepted();
+    let origin = RootOrigin { requested: image.requested().clone(), verification: image.verification() };
+    let metadata = erofs::mount(image.file().as_fd(), features)?;
     workbench.hold(&metadata, "image")?;
     let objects = repository::objects(physical.copy())?;
-    let mount = overlay::sealed(&sealed_source(&requested), &metadata, &objects, features.layers())?;
+    let mount = overlay::sealed(&origin.source(), origin.verification, &metadata, &objects, features.layers())?;
     workbench.hold(&mount, "sealed")?;
     if workbench.is_attached() {
-        ask_kernel(&mount, &requested, features)?;
+        ask_kernel(&mount, &origin, features)?;
     }
-    Ok(DetachedRoot { mount, layers: SealedLayers { image: metadata, objects }, requested })
+    Ok(DetachedRoot { mount, layers: SealedLayers { image: metadata, objects }, origin })
 }
 
 /// Asks the kernel whether what is mounted keeps the promises of a sealed root. It answers for attached mounts only.
-pub fn ask_kernel(
-    mount: impl AsFd,
-    requested: &RequestedImage,
-    features: &mut KernelFeatures,
-) -> Result<(), RootError> {
-    check_options(&table::mount_of(mount, features)?, &sealed_source(requested))
-}
-
-/// The source that names a sealed root: `composefs:<hex>`.
-pub fn sealed_source(requested: &RequestedImage) -> String {
-    format!("composefs:{}", requested.digest().to_hex())
+pub fn ask_kernel(mount: impl AsFd, origin: &RootOrigin, features: &mut KernelFeatures) -> Result<(), RootError> {
+    check_options(&table::mount_of(mount, features)?, &origin.source(), origin.verification)
 }
 
 /// The promises of the sealed root, token by token. `metacopy` and `redirect_dir` are shown by the kernel only where
 /// they differ from the module's default, so their absence says nothing.
-fn check_options(mount: &Mount, source: &str) -> Result<(), RootError> {
+fn check_options(mount: &Mount, source: &str, verification: Verification) -> Result<(), RootError> {
     let wrong = |expected: &str, found: String| Err(RootError::Options { expected: expected.into(), found });
     if mount.filesystem != "overlay" || mount.source != source {
         return wrong(&format!("overlay {source}"), format!("{} {}", mount.filesystem, mount.source));
     }
     let has = |token: &str| mount.options.iter().any(|option| option == token);
-    if !has("verity=require") || has("verity=on") || has("verity=off") {
+    let is_verified = has("verity=require") && !has("verity=on") && !has("verity=off");
+    if verification == Verification::Required && !is_verified {
         return wrong("option verity=require and no other verity=", mount.options.join(","));
     }
     if has("userxattr") {
@@ -217,7 +242,11 @@ mod tests {
     #[test]
     fn the_promises_of_a_sealed_root() {
         let good = "ro,lowerdir+=/proc/self/fd/5,datadir+=/proc/self/fd/6,redirect_dir=on,verity=require,metacopy=on";
-        check_options(&overlay("ro,relatime", "composefs:aa", good), "composefs:aa").unwrap();
+        use Verification::{AllowUnverified, Required};
+        check_options(&overlay("ro,relatime", "composefs:aa", good), "composefs:aa", Required).unwrap();
+        let unverified = overlay("ro", "composefs:aa", "ro,metacopy=on");
+        check_options(&unverified, "composefs:aa", AllowUnverified).unwrap();
+        assert!(check_options(&unverified, "composefs:aa", Required).is_err());
         for (flags, source, options) in [
             ("ro", "composefs:ab", good.to_owned()),
             ("rw", "composefs:aa", good.to_owned()),
@@ -229,9 +258,12 @@ mod tests {
             ("ro", "composefs:aa", format!("{good},userxattr")),
         ] {
             let mount = overlay(flags, source, &options);
-            assert!(matches!(check_options(&mount, "composefs:aa"), Err(RootError::Options { .. })), "{mount:?}");
+            assert!(
+                matches!(check_options(&mount, "composefs:aa", Required), Err(RootError::Options { .. })),
+                "{mount:?}"
+            );
         }
         let other = Mount { filesystem: "erofs".into(), ..overlay("ro", "composefs:aa", good) };
-        assert!(check_options(&other, "composefs:aa").is_err());
+        assert!(check_options(&other, "composefs:aa", Required).is_err());
     }
 }

@@ -1,0 +1,81 @@
+//! Turns fs-verity on for an image file that lacks it, as one that was copied to the disk without it does
+//! (`missing-verity = "enable"`).
+//!
+//! First the digest in user space, so that only the right file is sealed; then the kernel builds the Merkle tree, and the
+//! disk is told to keep it. Where the power fails before that, the filesystem takes the half-built tree away at the next
+//! mount, and the next boot does the same again. Nothing is mounted on the strength of what is computed here: the kernel
+//! measures the file afterwards, as it does every other ([`crate::verify`]).
+
+use std::io;
+use std::os::fd::BorrowedFd;
+
+use rustix::io::Errno;
+use thiserror::Error;
+
+use crate::digest::ImageDigest;
+use crate::merkle;
+use crate::mount::KernelFeatures;
+use crate::mount::root::{self, RootError};
+use crate::repository::{Repository, RepositoryError, UnverifiedImage};
+use crate::sys::verity;
+
+/// Why an image has no fs-verity still.
+#[derive(Debug, Error)]
+pub enum EnableError {
+    /// The physical root cannot be written to.
+    #[error("physical root: expected to be writable")]
+    ReadWrite(#[source] RootError),
+    /// The image was there, and now it is not.
+    #[error(transparent)]
+    Repository(#[from] RepositoryError),
+    /// It cannot be opened.
+    #[error("open")]
+    Open(#[source] Errno),
+    /// It cannot be read.
+    #[error("digest in user space")]
+    Read(#[source] io::Error),
+    /// It is another file.
+    #[error("computed {computed}")]
+    Mismatch {
+        /// Its digest.
+        computed: ImageDigest,
+    },
+    /// The kernel did not enable it.
+    #[error("{}", step_name(.0))]
+    Enable(#[source] Errno),
+    /// The disk did not take it.
+    #[error("syncfs")]
+    Sync(#[source] Errno),
+}
+
+/// What went wrong in `FS_IOC_ENABLE_VERITY`, where its reason alone says little.
+fn step_name(reason: &Errno) -> &'static str {
+    match *reason {
+        Errno::TXTBSY => "enable fs-verity: expected nobody to have the file open for writing",
+        _ => "enable fs-verity",
+    }
+}
+
+/// Enables fs-verity on the file of an image, if it is the one that was asked for.
+pub fn enable(
+    image: &UnverifiedImage,
+    mounted: BorrowedFd<'_>,
+    features: &mut KernelFeatures,
+) -> Result<(), EnableError> {
+    let expected = image.requested().digest();
+    // A mount through which the kernel may write; the file's content is only read.
+    let copy = root::writable_copy(mounted, features).map_err(EnableError::ReadWrite)?;
+    let image = Repository::open(&copy)?.find(&[image.requested().clone()])?;
+    let file = image.open().map_err(EnableError::Open)?;
+    let computed = merkle::digest(&file, expected.algorithm()).map_err(EnableError::Read)?;
+    if computed != expected {
+        return Err(EnableError::Mismatch { computed });
+    }
+    match verity::enable(&file, expected.algorithm().to_kernel(), merkle::BLOCK as u32) {
+        // Somebody was quicker.
+        Ok(()) | Err(Errno::EXIST) => {}
+        Err(reason) => return Err(EnableError::Enable(reason)),
+    }
+    // Without it the file would be without fs-verity again after a power failure.
+    rustix::fs::syncfs(&file).map_err(EnableError::Sync)
+}

@@ -1,0 +1,116 @@
+//! Reading an EROFS image in user space, with erofs-rs.
+//!
+//! Everything is read by `pread` from the image's descriptor, so damage is an error here; through a memory map it would
+//! be a signal.
+
+use std::cell::Cell;
+use std::fs::File;
+use std::future::Future;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::pin::pin;
+use std::sync::Mutex;
+use std::task::{Context, Poll, Waker};
+
+use erofs_rs::r#async::EroFS;
+use erofs_rs::backend::AsyncImage;
+use thiserror::Error;
+
+/// An image file as erofs-rs reads it. The first failure of the file itself is kept, for the message.
+pub(crate) struct Reader<'a> {
+    file: &'a File,
+    failure: Mutex<Cell<Option<io::Error>>>,
+}
+
+/// Why an image cannot be read.
+#[derive(Debug, Error)]
+pub enum ReadError {
+    /// The file: the kernel found content that does not belong to the digest, or the disk is damaged.
+    #[error(transparent)]
+    Damaged(io::Error),
+    /// The content is no EROFS image, or one that contradicts itself.
+    #[error(transparent)]
+    Content(ErofsReason),
+}
+
+/// What erofs-rs found.
+#[derive(Debug, Error)]
+#[error("{0}")]
+pub struct ErofsReason(String);
+
+impl ErofsReason {
+    /// In words of our own: erofs-rs's would bring a formatter of parser reports into the program.
+    fn new(error: erofs_rs::Error) -> Self {
+        use erofs_rs::Error;
+        let (kind, subject) = match error {
+            Error::InvalidSuperblock(subject) => ("invalid super block", subject),
+            Error::CorruptedData(subject) => ("corrupted data", subject),
+            Error::NotSupported(subject) => ("not supported", subject),
+            Error::OutOfBounds(subject) => ("out of bounds", subject),
+            Error::OutOfRange(offset, size) => ("out of range", format!("{offset} of {size}")),
+            Error::Overflow(subject) => ("integer overflow", subject.into()),
+            Error::InvalidDirentFileType(found) => ("invalid type in a directory entry", found.to_string()),
+            Error::PathNotFound(path) | Error::NotAFile(path) | Error::NotADirectory(path) => ("unexpected file", path),
+            Error::NotASymlink(inode) => ("unexpected inode", inode.to_string()),
+            Error::BinRead(_) => ("corrupted data", "a structure that cannot be read".into()),
+        };
+        Self(format!("{kind}: {subject}"))
+    }
+
+    /// A contradiction that erofs-rs does not look for.
+    pub(crate) fn contradiction(subject: &str) -> Self {
+        Self(format!("corrupted data: {subject}"))
+    }
+}
+
+impl<'a> Reader<'a> {
+    pub(crate) fn new(file: &'a File) -> Self {
+        Self { file, failure: Mutex::new(Cell::new(None)) }
+    }
+
+    /// The filesystem in the image.
+    pub(crate) fn filesystem(&self) -> Result<EroFS<&Self>, ReadError> {
+        let filesystem = completed(EroFS::new(self)).map_err(|error| self.explain(error))?;
+        // What composefs never writes is not worth the memory that reading it would take: erofs-rs allocates blocks.
+        let (block_bits, features) =
+            (filesystem.super_block().blk_size_bits, filesystem.super_block().feature_incompat);
+        if (block_bits, features) != (12, 0) {
+            let found = format!("not supported: blocks of 2^{block_bits} bytes, features {features:#010x}");
+            return Err(ReadError::Content(ErofsReason(found)));
+        }
+        Ok(filesystem)
+    }
+
+    /// Whose fault an error of erofs-rs is.
+    pub(crate) fn explain(&self, error: erofs_rs::Error) -> ReadError {
+        match self.failure.lock().ok().and_then(|failure| failure.take()) {
+            Some(reason) => ReadError::Damaged(reason),
+            None => ReadError::Content(ErofsReason::new(error)),
+        }
+    }
+}
+
+impl AsyncImage for &Reader<'_> {
+    async fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> erofs_rs::Result<()> {
+        self.file.read_exact_at(buffer, offset).map_err(|error| {
+            let reason = error.to_string();
+            // The end of the file is the image's contradiction, not the disk's.
+            if error.kind() != io::ErrorKind::UnexpectedEof
+                && let Ok(failure) = self.failure.lock()
+            {
+                failure.set(Some(error));
+            }
+            erofs_rs::Error::OutOfBounds(reason)
+        })
+    }
+}
+
+/// The result of a future that never waits, because what it awaits reads from a file.
+pub(crate) fn completed<T>(future: impl Future<Output = T>) -> T {
+    let mut future = pin!(future);
+    loop {
+        if let Poll::Ready(result) = future.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+            return result;
+        }
+    }
+}

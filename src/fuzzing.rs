@@ -1,0 +1,40 @@
+//! Entry points for the targets in `tests/fuzz` that nobody else needs; there only when they are built.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+
+pub use crate::elf::interpreter;
+
+use crate::cmdline::FormatVersion;
+use crate::digest::ImageDigest;
+use crate::image::{self, ImageError};
+use crate::objects::{self, ObjectsError};
+use crate::report::Report;
+
+/// What is done with an image after it was measured, but for reading it as a whole.
+pub fn look_inside(format: FormatVersion, file: &File, mount_points: &[&'static str]) -> Result<(), ImageError> {
+    let mut header = [0; 16];
+    file.read_exact_at(&mut header, 0).map_err(|reason| ImageError::Damaged { name: "images/x".into(), reason })?;
+    image::check_header("images/x", format, header)?;
+    image::check_mount_points("images/x", file, mount_points)
+}
+
+/// What `check = "objects"` reads of an image: every file's object. Gives their number.
+pub fn walk(file: &File) -> Result<usize, ObjectsError> {
+    let mut count = 0;
+    objects::walk("images/x", file, |_, _| {
+        count += 1;
+        true
+    })?;
+    Ok(count)
+}
+
+/// The digest in a metacopy xattr.
+pub fn parse_metacopy(value: &[u8]) -> Option<ImageDigest> {
+    crate::object::parse_metacopy(value)
+}
+
+/// A report as it is written.
+pub fn report_text(report: &Report) -> String {
+    miniserde::json::to_string(report)
+}

@@ -1,0 +1,208 @@
+//! The fs-verity digest of a file, computed in user space.
+//!
+//! It says what a file would measure as, nothing more: the next read of the file may give something else. What vouches
+//! for content is the kernel's measurement ([`crate::verify`]).
+//!
+//! Source: "File digest computation" and "fs-verity descriptor" in the kernel's
+//! `Documentation/filesystems/fsverity.rst`.
+
+use std::fs::File;
+use std::io;
+use std::marker::PhantomData;
+use std::mem;
+use std::os::unix::fs::FileExt;
+
+use sha2::digest::Output;
+use sha2::{Digest, Sha256, Sha512};
+
+use crate::digest::{Algorithm, ImageDigest};
+
+/// The block size of the tree, in bytes.
+pub const BLOCK: usize = 4096;
+/// How much is read at once; whole blocks.
+const CHUNK: usize = 64 * BLOCK;
+/// `struct fsverity_descriptor` of `linux/fsverity.h`, in bytes.
+const DESCRIPTOR: usize = 256;
+
+/// Computes the digest of a file with blocks of [`BLOCK`] bytes and no salt.
+///
+/// # Errors
+/// The file cannot be read.
+pub fn digest(file: &File, algorithm: Algorithm) -> io::Result<ImageDigest> {
+    let digest = match algorithm {
+        Algorithm::Sha256 => ImageDigest::from_bytes(algorithm, &compute::<Sha256>(file, algorithm)?),
+        Algorithm::Sha512 => ImageDigest::from_bytes(algorithm, &compute::<Sha512>(file, algorithm)?),
+    };
+    digest.ok_or_else(|| io::ErrorKind::InvalidData.into())
+}
+
+fn compute<D: Digest>(file: &File, algorithm: Algorithm) -> io::Result<Output<D>> {
+    let mut tree = Tree::<D>::new();
+    let mut buffer = vec![0; CHUNK];
+    let mut size = 0;
+    loop {
+        let count = read_chunk(file, &mut buffer, size)?;
+        for block in buffer.get(..count).unwrap_or_default().chunks(BLOCK) {
+            tree.add_block(block);
+        }
+        size += count as u64;
+        if count < CHUNK {
+            return Ok(descriptor_digest::<D>(algorithm, size, &tree.root_hash()));
+        }
+    }
+}
+
+/// Fills the buffer from an offset on, except at the end of the file.
+fn read_chunk(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+    let mut filled = 0;
+    while let Some(rest) = buffer.get_mut(filled..).filter(|rest| !rest.is_empty()) {
+        match file.read_at(rest, offset + filled as u64) {
+            Ok(0) => break,
+            Ok(count) => filled += count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(filled)
+}
+
+fn descriptor_digest<D: Digest>(algorithm: Algorithm, size: u64, root_hash: &[u8]) -> Output<D> {
+    // Version, algorithm, log2 of the block size, size of the salt, size of a signature.
+    let header = [1, algorithm.to_kernel(), 12, 0, 0, 0, 0, 0];
+    let fields = [&header[..], &size.to_le_bytes(), root_hash].concat();
+    hash_padded::<D>(&fields, DESCRIPTOR)
+}
+
+/// A Merkle tree while its data comes in.
+struct Tree<D: Digest> {
+    /// The block of each level that is not hashed yet; the level above the data first.
+    levels: Vec<Vec<u8>>,
+    hash: PhantomData<D>,
+}
+
+impl<D: Digest> Tree<D> {
+    fn new() -> Self {
+        Self { levels: Vec::new(), hash: PhantomData }
+    }
+
+    /// Adds a block of data; the last one may be short.
+    fn add_block(&mut self, data: &[u8]) {
+        self.add_hash(0, &hash_padded::<D>(data, BLOCK));
+    }
+
+    fn add_hash(&mut self, level: usize, hash: &[u8]) {
+        // A full block is hashed when one more hash comes: it may be the only one of its level.
+        if self.levels.get(level).is_some_and(|block| block.len() >= BLOCK) {
+            self.close_block(level);
+        }
+        match self.levels.get_mut(level) {
+            Some(block) => block.extend_from_slice(hash),
+            None => self.levels.push(hash.to_vec()),
+        }
+    }
+
+    /// Hashes the block of a level into the level above.
+    fn close_block(&mut self, level: usize) {
+        let block = self.levels.get_mut(level).map(mem::take).unwrap_or_default();
+        self.add_hash(level + 1, &hash_padded::<D>(&block, BLOCK));
+    }
+
+    /// The hash of the one block that has no other beside it; zeros where there is no data.
+    fn root_hash(mut self) -> Vec<u8> {
+        let size = <D as Digest>::output_size();
+        for level in 0.. {
+            match self.levels.get(level) {
+                None => break,
+                Some(hash) if level + 1 == self.levels.len() && hash.len() == size => return hash.clone(),
+                Some(_) => self.close_block(level),
+            }
+        }
+        vec![0; size]
+    }
+}
+
+/// The hash of data that is filled up with zeros.
+fn hash_padded<D: Digest>(data: &[u8], size: usize) -> Output<D> {
+    let zeros = [0; BLOCK];
+    let missing = size.saturating_sub(data.len());
+    D::new().chain_update(data).chain_update(zeros.get(..missing).unwrap_or_default()).finalize()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+
+    use super::*;
+
+    fn file(size: usize) -> File {
+        let file = File::from(rustix::fs::memfd_create("data", rustix::fs::MemfdFlags::CLOEXEC).unwrap());
+        let content: Vec<_> = (0..251).cycle().take(size).collect();
+        file.write_all_at(&content, 0).unwrap();
+        file
+    }
+    /// As `fsverity digest` of fsverity-utils 1.5 prints them. Where the number of hashes fills a block, and the next one
+    /// does not fit, the tree gets a level more.
+    #[test]
+    fn digests_of_another_program() {
+        let (sha256, sha512) = (Algorithm::Sha256, Algorithm::Sha512);
+        for (algorithm, size, expected) in [
+            (sha256, 0, "3d248ca542a24fc62d1c43b916eae5016878e2533c88238480b26128a1f1af95"),
+            (sha256, 1, "b803429503d95915829b29fdbc8bbad142f3abfd11b1cadf5526582e685c0551"),
+            (sha256, 4095, "5f4953aad672b0188023d6cd6fbce9d09508eb7dad165b6298ce0086bc1e72db"),
+            (sha256, 4096, "13e9b8848ae484a36acb3f3cac0ceb2f7601e96633d15c92f9bd3dd44e492157"),
+            (sha256, 4097, "b0d074abef4d544404facfab6ba242f6a8ccbde90f1325cd286f3c8aa8d0f8aa"),
+            (sha256, 524288, "d82861203d50ae9b60948504a704f35f5118bd229aeb1a22d6dae47b1767c4c4"),
+            (sha256, 524289, "4dc6905041c9c4ee73e13b53f63f5d289c46da359b664a965ead7f8cc4d799d4"),
+            (
+                sha512,
+                0,
+                "ccf9e5aea1c2a64efa2f2354a6024b90dffde6bbc017825045dce374474e13d1\
+                 0adb9dadcc6ca8e17a3c075fbd31336e8f266ae6fa93a6c3bed66f9e784e5abf",
+            ),
+            (
+                sha512,
+                1,
+                "9fcf5172b085b1c8f9365eecb37a1869e193a4705654a5829f11939cd01d5c0f\
+                 d97276be8cd9d49f76cfc8dcfeb80f8128e3548a1de50b56912b9e3fc7bde27b",
+            ),
+            (
+                sha512,
+                4095,
+                "1f4a9ea21af349cae1d1aa1ce4e560ce6d1e5882d8e2e7696b5afd14191f876e\
+                 608444553101ba7ff16386a79c7e8739b2905ed14baf8036ebd05e6f09063b2a",
+            ),
+            (
+                sha512,
+                4096,
+                "7bf994782b368ecc4e20ce9144701b1a30524d5bbc90987625de22eebc8cf370\
+                 ec846c1b5e77f9099c6f6cfc0b590359b9ac8083a43e5f7fa5ec05a25dab6e03",
+            ),
+            (
+                sha512,
+                4097,
+                "97a1e45daaa69bd7b31908cf835318ba36476984ffa7f4a5913c0187db04ce5f\
+                 19dc80306f493741d4ad1cdd212b7a9d2691aa3d42563d35471363fbb0fc7f1c",
+            ),
+            (
+                sha512,
+                262144,
+                "f3d1adb48d9e641487f0674034e494b8e1ad589f9430b34f2a7e56acdf051807\
+                 53d3f491f48c0958a8482edb1cda90fc82f0edd2bc6d22573bc743abd8e42a48",
+            ),
+            (
+                sha512,
+                262145,
+                "db774f463acc1e672e4da91d045eb146f2647efec545951fb7005067ff9899da\
+                 3ae94dc206531b40985587ce4e5eb173a235d51b488074067d9e34131814b9de",
+            ),
+            (
+                sha512,
+                16777217,
+                "69b64bbea49e846e3c173e529e08a3aeafeefe3630625169d9b66f9e63ee0e12\
+                 170208af2f31fef79a0eff60353a63e613ad505f27df3e49d11c1c9e0aa76d16",
+            ),
+        ] {
+            assert_eq!(digest(&file(size), algorithm).unwrap().to_hex(), expected, "{algorithm} of {size} bytes");
+        }
+    }
+}

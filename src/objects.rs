@@ -1,0 +1,231 @@
+//! Every object that an image refers to, looked at before the pivot (`check = "objects"`, `"data"`).
+//!
+//! What an image refers to is read from the image itself, which is verified; what is on the disk beside that is nobody's
+//! concern.
+
+use std::fs::File;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+
+use rustix::io::Errno;
+use thiserror::Error;
+
+use crate::config::Check;
+use crate::digest::ImageDigest;
+use crate::erofs::{ErofsReason, ReadError, Reader, completed};
+use crate::image::{ImageError, InspectedImage, read_everything};
+use crate::merkle;
+use crate::object::{self, Found, METACOPY, Object, REDIRECT};
+use crate::policy::Verification;
+use crate::repository::{self, RepositoryError, image_name};
+use crate::verify::AcceptedImage;
+
+/// Opening and measuring waits for the disk: more threads than processors, even where there is one.
+const MIN_THREADS: usize = 4;
+const MAX_THREADS: usize = 16;
+/// Of a thread that reads files into a buffer on the heap, in bytes.
+const STACK: usize = 128 * 1024;
+/// An entry of a directory takes at least this much of an image, in bytes (`struct erofs_dirent`).
+const MIN_ENTRY: u64 = 12;
+
+/// Below a directory that is nested deeper than this no path leads (`PATH_MAX`).
+const MAX_DEPTH: usize = 2048;
+
+/// An image of which everything was checked that the policy asks for: the only kind that is mounted.
+#[derive(Debug)]
+pub struct CheckedImage {
+    image: InspectedImage,
+}
+
+impl CheckedImage {
+    /// The image.
+    pub fn accepted(&self) -> &AcceptedImage {
+        self.image.accepted()
+    }
+}
+
+/// Why the objects of an image are not as it says.
+#[derive(Debug, Error)]
+pub enum ObjectsError {
+    /// The image cannot be read.
+    #[error(transparent)]
+    Image(#[from] ImageError),
+    /// The directory of objects.
+    #[error(transparent)]
+    Repository(#[from] RepositoryError),
+    /// A file of the image without a usable reference to its object.
+    #[error("'{path}': expected an object that is named by its digest, found {found}")]
+    Reference {
+        /// The file, made printable.
+        path: String,
+        /// What the image has instead.
+        found: String,
+    },
+    /// An object is missing, is another, or is damaged.
+    #[error("'{path}': {object}")]
+    Object {
+        /// The first file that has this object as its content.
+        path: String,
+        /// The object.
+        object: Box<Object>,
+    },
+}
+
+/// Checks the objects of an image as far as `check` says. `physical_root` is where the repository is.
+pub fn check(image: InspectedImage, check: Check, physical_root: impl AsFd) -> Result<CheckedImage, ObjectsError> {
+    if check >= Check::Objects {
+        let name = image_name(image.accepted().requested());
+        let objects = referenced(&name, image.accepted().file())?;
+        let directory = repository::objects(physical_root)?;
+        let verification = image.accepted().verification();
+        if let Some((digest, found)) = first_failure(&objects, directory.as_fd(), check, verification) {
+            let path = first_user(&name, image.accepted().file(), digest)?;
+            let object = Object::new(object_name(digest), digest, found);
+            return Err(ObjectsError::Object { path, object: object.into() });
+        }
+    }
+    Ok(CheckedImage { image })
+}
+
+/// The digests of all objects, each once.
+fn referenced(name: &str, image: &File) -> Result<Vec<ImageDigest>, ObjectsError> {
+    let mut digests = Vec::new();
+    walk(name, image, |_, digest| {
+        digests.push(digest);
+        true
+    })?;
+    digests.sort_unstable();
+    digests.dedup();
+    Ok(digests)
+}
+
+/// The first file, in the order of the image, whose object this is.
+fn first_user(name: &str, image: &File, wanted: ImageDigest) -> Result<String, ObjectsError> {
+    let mut user = String::new();
+    walk(name, image, |path, digest| {
+        if digest != wanted {
+            return true;
+        }
+        user = path;
+        false
+    })?;
+    Ok(user)
+}
+
+/// Calls `each` with the path and the object of every file that has one, until that says to stop.
+pub(crate) fn walk(
+    name: &str,
+    image: &File,
+    mut each: impl FnMut(String, ImageDigest) -> bool,
+) -> Result<(), ObjectsError> {
+    let reader = Reader::new(image);
+    let failed = |error| ObjectsError::Image(ImageError::new(name, error));
+    let size = image.metadata().map_err(|reason| failed(ReadError::Damaged(reason)))?.len();
+    // Directories could be entered more than once, by hard links that no honest image has.
+    let mut entries_left = size / MIN_ENTRY;
+    let filesystem = reader.filesystem().map_err(failed)?;
+    let explained = |error| failed(reader.explain(error));
+    let contradiction = |subject| failed(ReadError::Content(ErofsReason::contradiction(subject)));
+    let mut walk = completed(filesystem.walk_dir("/")).map_err(explained)?;
+    while let Some(entry) = completed(walk.next_entry()) {
+        let entry = entry.map_err(explained)?;
+        entries_left = entries_left
+            .checked_sub(1)
+            .ok_or_else(|| contradiction("more directory entries than the image has room for"))?;
+        if entry.depth > MAX_DEPTH {
+            return Err(contradiction("directories nested too deep"));
+        }
+        if !entry.inode.is_file() || entry.inode.xattr_size() == 0 {
+            continue;
+        }
+        let path = || entry.dir_entry.path().as_bytes().escape_ascii().to_string();
+        let xattrs = completed(filesystem.xattrs_inode(entry.inode)).map_err(explained)?;
+        let Some(metacopy) = xattrs.get(METACOPY.as_bytes()) else { continue };
+        let redirect = xattrs.get(REDIRECT.as_bytes());
+        let reference = |found| ObjectsError::Reference { path: path(), found };
+        let Some(digest) = object::parse_metacopy(metacopy) else {
+            return Err(reference(format!("{METACOPY} '{}'", metacopy.escape_ascii())));
+        };
+        match redirect {
+            Some(redirect) if redirect.strip_prefix(b"/") == Some(object_name(digest).as_bytes()) => {}
+            Some(redirect) => return Err(reference(format!("{REDIRECT} '{}'", redirect.escape_ascii()))),
+            None => return Err(reference(format!("no {REDIRECT}"))),
+        }
+        if !each(path(), digest) {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// The path of an object, below the directory of objects.
+fn object_name(digest: ImageDigest) -> String {
+    let mut name = digest.to_hex();
+    name.insert(2, '/');
+    name
+}
+
+/// Looks at all objects, several at a time. Of those that are not right, the one that comes first in `objects`.
+fn first_failure(
+    objects: &[ImageDigest],
+    directory: BorrowedFd<'_>,
+    check: Check,
+    verification: Verification,
+) -> Option<(ImageDigest, Found)> {
+    let next = AtomicUsize::new(0);
+    // What comes behind a failure need not be looked at, what comes before it must.
+    let end = AtomicUsize::new(objects.len());
+    let failure = Mutex::new(None);
+    let work = || {
+        loop {
+            let index = next.fetch_add(1, Ordering::Relaxed);
+            let Some(digest) = objects.get(index).filter(|_| index < end.load(Ordering::Relaxed)) else { return };
+            let Err(found) = look(directory, *digest, check, verification) else { continue };
+            let Ok(mut failure) = failure.lock() else { return };
+            if index < end.fetch_min(index, Ordering::Relaxed) {
+                *failure = Some((*digest, found));
+            }
+        }
+    };
+    thread::scope(|scope| {
+        for _ in 1..threads() {
+            // A thread that cannot be had is one less.
+            if thread::Builder::new().stack_size(STACK).spawn_scoped(scope, work).is_err() {
+                break;
+            }
+        }
+        work();
+    });
+    failure.into_inner().ok().flatten()
+}
+
+fn threads() -> usize {
+    let processors = rustix::thread::sched_getaffinity(None).map_or(1, |set| set.count() as usize);
+    (2 * processors).clamp(MIN_THREADS, MAX_THREADS)
+}
+
+/// Looks at one object.
+fn look(
+    directory: BorrowedFd<'_>,
+    expected: ImageDigest,
+    check: Check,
+    verification: Verification,
+) -> Result<(), Found> {
+    let name = object_name(expected);
+    let file = match object::open(directory, &name, expected) {
+        Err(Found::Unmeasured(Errno::NODATA | Errno::NOTTY | Errno::OPNOTSUPP))
+            if verification == Verification::AllowUnverified =>
+        {
+            let file = object::open_unmeasured(directory, &name)?;
+            let computed = merkle::digest(&file, expected.algorithm()).map_err(Found::Unread)?;
+            return if computed == expected { Ok(()) } else { Err(Found::Computed(computed)) };
+        }
+        result => result?,
+    };
+    if check >= Check::Data {
+        read_everything(&file).map_err(Found::Damaged)?;
+    }
+    Ok(())
+}
