@@ -72,9 +72,15 @@ installkernel() {
   hostonly='' instmods -s efivarfs
 }
 
+# Has the unit $1 enabled by the link directory $2, as `systemctl enable` would.
+_sealroot_enable() {
+  local directory=$initdir$systemdsystemunitdir/$2
+  mkdir -p "$directory" && ln -sfn "../$1" "$directory/$1"
+  [[ $directory/$1 -ef $initdir$systemdsystemunitdir/$1 ]] || _sealroot_fail "the link '$2/$1' cannot be made"
+}
+
 # called by dracut
 install() {
-  local requires=$initdir$systemdsystemunitdir/initrd-root-fs.target.requires
   local file
 
   _sealroot_file /usr/lib/sealroot/sealroot-initrd
@@ -82,16 +88,16 @@ install() {
     _sealroot_fail "'/usr/lib/sealroot/sealroot-initrd' is not executable"
 
   _sealroot_file "$systemdsystemunitdir/sealroot.service"
+  _sealroot_file "$systemdsystemunitdir/sealroot-guard.service"
   _sealroot_file "$systemdsystemunitdir/sealroot-refused.service"
   _sealroot_file "$systemdsystemunitdir/initrd-switch-root.service.d/50-sealroot.conf"
   _sealroot_file "$systemdsystemunitdir/sysroot.mount.d/50-sealroot.conf"
   # Parts of systemd that ours hang on; systemd-initrd takes them along only if it finds them.
-  for file in initrd-root-fs.target initrd-switch-root.service; do
+  for file in initrd-root-fs.target initrd.target initrd-switch-root.service; do
     [[ -f $initdir$systemdsystemunitdir/$file ]] || _sealroot_fail "'$systemdsystemunitdir/$file' is missing"
   done
-  mkdir -p "$requires" && ln -sfn ../sealroot.service "$requires/sealroot.service"
-  [[ $requires/sealroot.service -ef $initdir$systemdsystemunitdir/sealroot.service ]] ||
-    _sealroot_fail "the link '${requires#"$initdir"}/sealroot.service' cannot be made"
+  _sealroot_enable sealroot.service initrd-root-fs.target.requires
+  _sealroot_enable sealroot-guard.service initrd.target.wants
 
   # Without them, the defaults hold.
   for file in /usr/lib/sealroot/sealroot.toml /usr/lib/composefs/setup-root-conf.toml; do
