@@ -93,6 +93,11 @@ impl Fixture {
     }
 }
 
+/// What the disk has at this moment.
+pub fn content() -> Vec<u8> {
+    fs::read(DISK_FILE).unwrap()
+}
+
 /// The modules that `qemu/vm` does not load by itself. Elsewhere the kernel finds its own.
 pub fn load_more_modules() {
     let Ok(entries) = fs::read_dir("/modules.more") else { return };
@@ -116,6 +121,13 @@ impl Lab {
 
     fn detach(&self) {
         umount2(DISK, MntFlags::empty()).expect("unmount the disk");
+    }
+
+    /// Puts another content on the disk.
+    pub fn replace_disk(&self, content: &[u8]) {
+        self.detach();
+        fs::write(DISK_FILE, content).unwrap();
+        self.attach();
     }
 
     /// Has the disk on a device that nobody can write to.

@@ -45,20 +45,38 @@ impl Lab {
         report
     }
 
-    /// Expects a refusal with exactly this message, and nothing left.
+    /// Expects a refusal with exactly this message, and nothing left. Nothing is configured about refusals, and no boot
+    /// loader counts tries: the machine is halted.
     pub fn expect_refused(&self, run: &Run, message: &str) {
-        self.expect_refusal_line(run, message);
+        self.expect_refused_and(run, message, "halt", 10);
+    }
+
+    /// As [`Lab::expect_refused`], with what follows after so many seconds.
+    pub fn expect_refused_and(&self, run: &Run, message: &str, action: &str, delay: u64) {
+        self.expect_line(run, message);
         let message = with_errors(message);
         let report = self.report();
         assert_eq!((&report["verdict"], &report["reason"]), (&"refused".into(), &message.as_str().into()));
         assert_eq!(report["mounts"], Value::Array(Vec::new()));
+        assert_eq!(report["action"], action);
+        let (next, delay) = match action {
+            "emergency" => ("emergency mode follows".into(), 0),
+            _ => (format!("{action} in {delay} s"), delay),
+        };
+        assert_eq!(lines(run, 0), [format!("boot refused: {message}; {next}")]);
+        assert_eq!((run.ending.reboot, run.ending.waited), (reboot_command(action), delay));
     }
 
-    /// As [`Lab::expect_refused`], where the report is an earlier run's.
-    pub fn expect_refusal_line(&self, run: &Run, message: &str) {
+    /// As [`Lab::expect_refused`], where an earlier run refused: it said so, the report is its, and nobody waits again.
+    pub fn expect_refused_again(&self, run: &Run, message: &str) {
+        self.expect_line(run, message);
+        assert_eq!(lines(run, 0), [""; 0]);
+        assert_eq!((run.ending.reboot, run.ending.waited), (reboot_command("halt"), 0));
+    }
+
+    fn expect_line(&self, run: &Run, message: &str) {
         assert_eq!((run.status, run.stderr.as_str()), (Some(1), ""), "{run:?}");
-        let errors: Vec<_> = run.log.iter().filter(|line| line.starts_with("3 ")).collect();
-        assert_eq!(errors, [&format!("3 sealroot: boot refused: {}", with_errors(message))], "{run:?}");
+        assert_eq!(lines(run, 3), [format!("boot refused: {}", with_errors(message))], "{run:?}");
         assert!(!run.log.iter().any(|line| line.contains("sealed root in place")), "{run:?}");
         let left: Vec<_> = mounts().into_iter().filter(|mount| mount.point.starts_with(SYSROOT)).collect();
         assert!(left.is_empty(), "{left:?}");
@@ -73,7 +91,7 @@ impl Lab {
         assert_eq!(left, ["report.json"]);
         let left: Vec<_> = mounts().into_iter().filter(|mount| mount.point.starts_with("/run/sealroot")).collect();
         assert!(left.is_empty(), "{left:?}");
-        assert_eq!(run.left_open, Some(BTreeSet::new()));
+        assert_eq!(run.ending.left_open, Some(BTreeSet::new()));
         self.expect_loop_devices(loop_devices);
     }
 
@@ -108,6 +126,23 @@ impl Lab {
             .filter(|flag| ["ro", "rw", "nosuid", "nodev", "noexec"].contains(flag))
             .collect();
         assert_eq!(found, expected, "{path}");
+    }
+}
+
+/// What the program said at a level of the kernel log.
+fn lines(run: &Run, level: u32) -> Vec<&str> {
+    let start = format!("{level} sealroot: ");
+    run.log.iter().filter_map(|line| line.strip_prefix(&start)).collect()
+}
+
+/// The command of `reboot(2)` for what follows a refusal.
+fn reboot_command(action: &str) -> Option<u32> {
+    match action {
+        "emergency" => None,
+        "reboot" => Some(0x0123_4567),
+        "poweroff" => Some(0x4321_fedc),
+        "halt" => Some(0xcdef_0123),
+        _ => panic!("{action}"),
     }
 }
 

@@ -47,3 +47,8 @@ fn a_changed_byte() {
 fn another_image_in_place() {
     refuses_another_image(Disk::F2fs);
 }
+
+#[test]
+fn missing_verity_enabled() {
+    crate::enable::enables(Disk::F2fs, "sha512");
+}

@@ -295,7 +295,7 @@ fn killed_before_a_verdict() {
                        root was never mounted";
         lab.expect_refused(&lab.run(&["refused"]), message);
         // And then nothing else helps.
-        lab.expect_refusal_line(&lab.boot(), &format!("earlier-run: refused before: {message}"));
+        lab.expect_refused_again(&lab.boot(), &format!("earlier-run: refused before: {message}"));
     });
 }
 

@@ -48,6 +48,9 @@ const CREATE: u64 = 6;
 /// Paths and options are shorter.
 const TEXT: usize = 4096;
 
+/// The calls by which a refusal ends the machine, and before that waits. They are noted, not made.
+const ENDING: [i64; 3] = [libc::SYS_reboot, libc::SYS_nanosleep, libc::SYS_clock_nanosleep];
+
 /// A filesystem that the program is about to create.
 #[derive(Debug)]
 pub struct Creation<'a> {
@@ -78,6 +81,9 @@ pub trait Kernel: Send {
     fn release(&self) -> Release {
         Release::NEWEST
     }
+
+    /// Sees a call before it is made.
+    fn before(&mut self, _: &Call) {}
 
     /// Whether it takes an option of a filesystem and does nothing about it.
     fn ignores(&mut self, _filesystem: &str, _key: &str) -> bool {
@@ -139,30 +145,66 @@ impl Kernel for Release {
     }
 }
 
-/// Answers the calls of the processes behind `listener` until they are gone. Gives what the program `named` so had open
-/// when it exited, but for standard streams and the kernel log; nothing where it did not exit by itself.
-pub fn answer_all(listener: &OwnedFd, kernel: &mut dyn Kernel, named: &str) -> Option<BTreeSet<PathBuf>> {
+/// How a program ended.
+#[derive(Debug, Default)]
+pub struct Ending {
+    /// What it had open when it exited, but for standard streams and the kernel log; nothing where it did not exit by
+    /// itself.
+    pub left_open: Option<BTreeSet<PathBuf>>,
+    /// The command of `reboot(2)` that it gave.
+    pub reboot: Option<u32>,
+    /// For how many whole seconds it would have waited.
+    pub waited: u64,
+}
+
+/// All calls that a kernel is asked about.
+pub fn all_calls(kernel: &dyn Kernel) -> Vec<i64> {
+    [kernel.calls(), &ENDING].concat()
+}
+
+/// Answers the calls of the processes behind `listener` until they are gone, and tells how the program `named` so ended.
+pub fn answer_all(listener: &OwnedFd, kernel: &mut dyn Kernel, named: &str) -> Ending {
     let mut caller = Caller { kernel, filesystem: String::new(), options: Vec::new(), has_detached_layer: false };
-    let mut left_open = None;
+    let mut ending = Ending::default();
     loop {
         let mut events = [PollFd::new(listener.as_fd(), PollFlags::POLLIN)];
         poll(&mut events, PollTimeout::NONE).unwrap();
         let events = events[0].revents().unwrap();
         if !events.contains(PollFlags::POLLIN) {
             assert!(events.contains(PollFlags::POLLHUP), "{events:?}");
-            return left_open;
+            return ending;
         }
         let Some(call) = raw::waiting_call(listener) else { continue };
         let process = Process(call.process);
         let answer = if !process.is(named) {
             Answer::GoOn
         } else if call.number == libc::SYS_exit_group {
-            left_open = Some(process.open_files());
+            caller.kernel.before(&call);
+            ending.left_open = Some(process.open_files());
             Answer::GoOn
+        } else if ENDING.contains(&call.number) {
+            ending.answer(&call, &process)
         } else {
             caller.answer(&call, &process)
         };
         raw::answer(listener, &call, answer);
+    }
+}
+
+impl Ending {
+    fn answer(&mut self, call: &Call, process: &Process) -> Answer {
+        let [first, _, third, ..] = call.arguments;
+        if call.number == libc::SYS_reboot {
+            // The kernel takes 32 bits of it.
+            assert_eq!(self.reboot.replace(third as u32), None);
+            return Answer::Done(0);
+        }
+        let time = if call.number == libc::SYS_nanosleep { first } else { third };
+        let mut seconds = [0; 8];
+        process.memory().read_exact_at(&mut seconds, time).unwrap();
+        self.waited += u64::from_ne_bytes(seconds);
+        // Short pauses are part of the work.
+        if u64::from_ne_bytes(seconds) == 0 { Answer::GoOn } else { Answer::Done(0) }
     }
 }
 
@@ -229,6 +271,7 @@ struct Caller<'a> {
 
 impl Caller<'_> {
     fn answer(&mut self, call: &Call, process: &Process) -> Answer {
+        self.kernel.before(call);
         let [first, second, third, fourth, fifth, _] = call.arguments;
         let release = self.kernel.release();
         let fail = |error: Option<i32>| error.map_or(Answer::GoOn, Answer::Fail);

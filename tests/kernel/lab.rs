@@ -1,6 +1,5 @@
 //! A place to run the boot program in: a mount namespace, a disk, a command line, and what came of it.
 
-use std::collections::BTreeSet;
 use std::env;
 use std::fs::{self, File};
 use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
@@ -11,11 +10,11 @@ use std::process::{Command, Stdio};
 use std::sync::{Mutex, mpsc};
 use std::thread;
 
-use nix::mount::{MsFlags, mount};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 
 use crate::disk::{self, DISK, Disk, Fixture};
-use crate::kernel::{self, Kernel, Running};
+use crate::kernel::{self, Ending, Kernel, Running};
 use crate::raw;
 
 pub const SYSROOT: &str = "/sysroot";
@@ -37,8 +36,8 @@ pub struct Run {
     /// The program's records in the kernel log, as `<level> <text>`.
     pub log: Vec<String>,
     pub stderr: String,
-    /// What it had open when it exited, but for standard streams and the kernel log.
-    pub left_open: Option<BTreeSet<PathBuf>>,
+    /// How it ended, and what it would have done to the machine.
+    pub ending: Ending,
 }
 
 /// Runs a test on a fresh disk whose repository uses `algorithm` (`sha512`, `sha256`).
@@ -175,6 +174,12 @@ impl Lab {
         self.run(&[])
     }
 
+    /// Takes everything away that the boot program left.
+    pub fn forget(&self) {
+        while umount2(SYSROOT, MntFlags::MNT_DETACH).is_ok() {}
+        fs::remove_dir_all("/run/sealroot").unwrap();
+    }
+
     /// Mounts the physical root and runs the boot program on a kernel that differs from the running one.
     pub fn boot_on(&self, kernel: &mut dyn Kernel) -> Run {
         self.mount_sysroot();
@@ -197,21 +202,21 @@ impl Lab {
         kmsg.seek(SeekFrom::End(0)).unwrap();
         let mut command = Command::new(PROGRAM);
         command.args(arguments).stdout(Stdio::null()).stderr(Stdio::piped());
-        let calls = kernel.calls();
-        let (left_open, output) = thread::scope(|scope| {
+        let calls = kernel::all_calls(kernel);
+        let (ending, output) = thread::scope(|scope| {
             let (send_listener, listener) = mpsc::channel();
             let (send_process, process) = mpsc::channel();
             // What starts the program is asked too. It also waits for it: before Linux 6.11 the questions do not end
             // before that.
             let starter = scope.spawn(move || {
-                send_listener.send(raw::ask_before(calls)).unwrap();
+                send_listener.send(raw::ask_before(&calls)).unwrap();
                 let program = command.spawn().unwrap();
                 send_process.send(program.id()).unwrap();
                 program.wait_with_output().unwrap()
             });
             scope.spawn(move || meanwhile(process.recv().unwrap()));
-            let left_open = kernel::answer_all(&listener.recv().unwrap(), kernel, PROGRAM);
-            (left_open, starter.join().unwrap())
+            let ending = kernel::answer_all(&listener.recv().unwrap(), kernel, PROGRAM);
+            (ending, starter.join().unwrap())
         });
         let mut log = Vec::new();
         let mut record = [0; 8192];
@@ -225,7 +230,7 @@ impl Lab {
             }
         }
         let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
-        Run { status: output.status.code(), log, stderr, left_open }
+        Run { status: output.status.code(), log, stderr, ending }
     }
 }
 

@@ -14,8 +14,10 @@
     reason = "a test stops at the first surprise"
 )]
 
+mod actions;
 mod damaged;
 mod disk;
+mod enable;
 mod expect;
 mod f2fs;
 mod filesystems;
@@ -25,9 +27,11 @@ mod kernel;
 mod kernels;
 mod lab;
 mod loop_devices;
+mod objects;
 mod privileges;
 mod raw;
 mod refused;
 mod releases;
 mod state;
 mod too_old;
+mod unverified;

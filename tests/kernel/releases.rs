@@ -48,7 +48,7 @@ fn boots_as(mut release: Release) {
     lab::with("sha512", move |lab| {
         lab.config("[root]\ntransient = true\n");
         let run = lab.boot_on(&mut release);
-        assert_eq!((run.status, run.left_open.as_ref().map(|files| files.len())), (Some(0), Some(0)), "{run:?}");
+        assert_eq!((run.status, run.ending.left_open.as_ref().map(|files| files.len())), (Some(0), Some(0)), "{run:?}");
         assert_eq!(lab.report()["kernel"]["mounts"], "attached");
         assert!(!Path::new("/run/sealroot/work").exists());
         fs::write("/sysroot/usr/new", "a").unwrap();

@@ -26,9 +26,9 @@ fn refused_again_and_at_the_gate() {
     lab::with("sha512", |lab| {
         lab.expect_refused(&lab.boot(), &message());
         lab.mount_sysroot();
-        lab.expect_refusal_line(&lab.run(&[]), &format!("earlier-run: refused before: {}", message()));
+        lab.expect_refused_again(&lab.run(&[]), &format!("earlier-run: refused before: {}", message()));
         lab.mount_sysroot();
-        lab.expect_refusal_line(&lab.run(&["gate"]), &format!("gate: refused before: {}", message()));
+        lab.expect_refused_again(&lab.run(&["gate"]), &format!("gate: refused before: {}", message()));
     });
 }
 
