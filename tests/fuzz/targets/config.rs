@@ -1,0 +1,66 @@
+//! Both configuration files and the command line, up to the decision. The three stand in one input, with lines `----`
+//! between them; what is missing is empty.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use sealroot::cmdline::CommandLine;
+use sealroot::config::{Check, Config, ConfigError, KargPolicy, SecureBootPolicy};
+use sealroot::firmware::SecureBoot;
+use sealroot::policy::{self, Decision, Settings};
+use sealroot_fuzz::{bounded, check_message};
+
+fuzz_target!(|input: &[u8]| {
+    // What is no text never gets this far.
+    let Ok(text) = str::from_utf8(input) else { return };
+    let mut parts = text.splitn(3, "----\n");
+    let mut next = || parts.next().unwrap_or_default();
+    let (ours, theirs, line) = (next(), next(), next());
+    let line = CommandLine::split(line.as_bytes());
+    let (Some(ours), Some(theirs)) =
+        (parse(ours, Config::from_sealroot_toml), parse(theirs, Config::from_setup_root_conf))
+    else {
+        return;
+    };
+    let settings = Settings::resolve(ours.clone(), theirs, &line);
+    assert_eq!(*settings.karg.value(), ours.policy.karg.unwrap_or(KargPolicy::Require));
+    assert_eq!(*settings.check.value(), ours.policy.check.unwrap_or(Check::Image));
+    for secure_boot in [SecureBoot::Enforced, SecureBoot::Off, SecureBoot::Unsupported, SecureBoot::Unknown] {
+        match policy::decide(&line, settings.clone(), secure_boot) {
+            Err(error) => check_message(&error),
+            Ok(decision) => {
+                let required = *settings.secure_boot.value() == SecureBootPolicy::Require;
+                assert!(!required || secure_boot == SecureBoot::Enforced);
+                check_decision(&decision, &line);
+            }
+        }
+    }
+});
+
+fn parse(text: &str, parser: fn(&str) -> Result<Config, ConfigError>) -> Option<Config> {
+    match bounded(text.len(), 1024, || parser(text)) {
+        Ok(config) => {
+            // Another reader, so that nothing passes that is no TOML; and what may weaken a machine is really said.
+            let document: toml::Table = text.parse().expect("what we accept is TOML");
+            let said = |key: &str| document.get("policy").and_then(|policy| policy.get(key));
+            assert_eq!(config.policy.karg.map(KargPolicy::name), said("karg").and_then(toml::Value::as_str));
+            assert_eq!(config.policy.check.map(Check::name), said("check").and_then(toml::Value::as_str));
+            let transient = document.get("root").and_then(|root| root.get("transient")).and_then(toml::Value::as_bool);
+            assert_eq!(config.root.transient, transient);
+            Some(config)
+        }
+        Err(error) => {
+            check_message(&error);
+            None
+        }
+    }
+}
+
+fn check_decision(decision: &Decision, line: &CommandLine) {
+    let is_asked = ["composefs", "composefs.digest"].iter().any(|key| line.values(key).next().is_some());
+    match decision {
+        Decision::Seal(policy) => assert!(is_asked && !policy.images().is_empty()),
+        Decision::NothingToDo(settings) => {
+            assert!(!is_asked && *settings.karg.value() == KargPolicy::Optional);
+        }
+    }
+}

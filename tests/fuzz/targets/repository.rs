@@ -1,0 +1,56 @@
+//! What a repository says about itself and about an object. The first line of an input says what the rest is:
+//! `meta.json` or `metacopy`, the xattr.
+#![no_main]
+
+use std::fs;
+use std::os::fd::OwnedFd;
+use std::sync::LazyLock;
+
+use libfuzzer_sys::fuzz_target;
+use sealroot::fuzzing::parse_metacopy;
+use sealroot::repository::Repository;
+use sealroot_fuzz::{bounded, check_message};
+use serde_json::Value;
+
+fuzz_target!(|input: &[u8]| {
+    if let Some(text) = input.strip_prefix(b"meta.json\n") {
+        check_metadata(text);
+    } else if let Some(value) = input.strip_prefix(b"metacopy\n") {
+        check_metacopy(value);
+    }
+});
+
+/// A physical root with a repository, for as long as this process runs; tests/fuzz/run clears up.
+static ROOT: LazyLock<(OwnedFd, String)> = LazyLock::new(|| {
+    let path = std::env::temp_dir().join(format!("sealroot-fuzz-{}", std::process::id()));
+    fs::create_dir_all(path.join("composefs")).expect("a temporary directory");
+    let root = fs::File::open(&path).expect("the temporary directory");
+    (root.into(), path.join("composefs/meta.json").to_string_lossy().into_owned())
+});
+
+fn check_metadata(text: &[u8]) {
+    let (root, path) = &*ROOT;
+    fs::write(path, text).expect("a temporary file");
+    let result = bounded(text.len(), 512, || Repository::open(root));
+    // Another reader: what it calls a later version or an incompatible feature is never opened.
+    let metadata: Value = serde_json::from_slice(text).unwrap_or_default();
+    let (version, features) = (&metadata["version"], &metadata["features"]);
+    let is_shaped = (version.is_u64() || version.is_null())
+        && (features.is_null() || features.is_object())
+        && features["incompatible"].as_array().is_none_or(|names| names.iter().all(Value::is_string));
+    let is_refused = version.as_u64().is_some_and(|version| version > 1)
+        || features["incompatible"].as_array().is_some_and(|names| !names.is_empty());
+    match result {
+        Ok(_) => assert!(!(is_shaped && is_refused), "{metadata}"),
+        Err(error) => check_message(&error),
+    }
+}
+
+fn check_metacopy(value: &[u8]) {
+    if let Some(digest) = bounded(value.len(), 16, || parse_metacopy(value)) {
+        let hex: String = value.iter().skip(4).map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(digest.to_hex(), hex);
+        assert_eq!(usize::from(value[1]), value.len());
+        assert_eq!(digest.algorithm().hex_len(), hex.len());
+    }
+}
