@@ -19,7 +19,7 @@ use crate::raw;
 
 /// Size of a block of the disk's filesystem, of fs-verity, and of everything else here.
 pub const BLOCK: u64 = 4096;
-const DISK_FILE: &str = "/run/lab/disk.img";
+pub const DISK_FILE: &str = "/run/lab/disk.img";
 /// Where the disk is mounted.
 pub const DISK: &str = "/run/lab/disk";
 
@@ -32,6 +32,8 @@ pub enum Disk {
     PlainExt4,
     Xfs,
     F2fs,
+    /// With one small image, at its top.
+    Tiny,
 }
 
 impl Disk {
@@ -43,6 +45,7 @@ impl Disk {
             Self::PlainExt4 => ["ext4", "plain", "/dev/vdc"],
             Self::Xfs => ["xfs", "xfs", "/dev/vdd"],
             Self::F2fs => ["f2fs", "f2fs", "/dev/vde"],
+            Self::Tiny => ["ext4", "tiny", "/dev/vdf"],
         }
     }
 }
@@ -119,7 +122,7 @@ impl Lab {
         *self.loop_devices.lock().unwrap() = loop_devices();
     }
 
-    fn detach(&self) {
+    pub fn detach(&self) {
         umount2(DISK, MntFlags::empty()).expect("unmount the disk");
     }
 

@@ -83,7 +83,7 @@ impl Lab {
         fs::create_dir_all(DISK).unwrap();
         fs::write(PROGRAM, &self.fixture.program).unwrap();
         fs::set_permissions(PROGRAM, fs::Permissions::from_mode(0o755)).unwrap();
-        if self.disk != Disk::Ext4 {
+        if ![Disk::Ext4, Disk::Tiny].contains(&self.disk) {
             disk::load_more_modules();
         }
         self.fixture.copy(self.disk);

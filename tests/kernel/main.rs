@@ -15,6 +15,7 @@
 )]
 
 mod actions;
+mod corruptions;
 mod damaged;
 mod disk;
 mod enable;
