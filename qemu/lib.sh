@@ -315,7 +315,7 @@ accelerator_options() {
   name="$(accelerator)"
   case "$name" in
     kvm) accel=(-accel kvm -cpu host -smp 1) ;;
-    tcg) accel=(-accel "tcg,thread=multi" -cpu "max,-cx16" -smp 1) ;;
+    tcg) accel=(-accel "tcg,thread=multi" -cpu "max,-cx16,-la57" -smp 1) ;;
     *) die "unknown accelerator '$name'" ;;
   esac
 }
