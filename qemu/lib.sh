@@ -262,22 +262,36 @@ program_path() {
 
 # program_for TARGET: the same for another machine.
 program_for() {
-  local target="$1" built
-  if [[ -n ${SEALROOT_PROGRAM:-} ]]; then
-    built="$SEALROOT_PROGRAM"
-  else
-    local flags=()
-    [[ $target != *-gnu ]] || flags=(RUSTFLAGS=-Ctarget-feature=+crt-static)
-    ensure_target "$target" || die "no target $target"
-    (cd "$project_dir" && with_progress "building sealroot-initrd" env "${flags[@]}" \
-      cargo build --release --locked --bin sealroot-initrd --target "$target")
-    built="${CARGO_TARGET_DIR:-$project_dir/target}/$target/release/sealroot-initrd"
-  fi
-  printf '%s/sealroot-initrd\n' "$(cached program "$(key_of "$built")" strip_program "$built")"
+  local built="${SEALROOT_PROGRAM:-}"
+  [[ -n $built ]] || built="$(build_static "$1" sealroot-initrd)"
+  stripped sealroot-initrd "$built"
 }
 
+# command_path: the same of the command `sealroot`.
+command_path() {
+  local built
+  built="$(build_static "$(static_target)" sealroot --features cli)"
+  stripped sealroot "$built"
+}
+
+# build_static TARGET PROGRAM [OPTION...]: builds one of our programs and prints the path of the file.
+build_static() {
+  local target="$1" name="$2" flags=()
+  [[ $target != *-gnu ]] || flags=(RUSTFLAGS=-Ctarget-feature=+crt-static)
+  ensure_target "$target" || die "no target $target"
+  (cd "$project_dir" && with_progress "building $name" env "${flags[@]}" \
+    cargo build --release --locked --bin "$name" --target "$target" "${@:3}")
+  echo "${CARGO_TARGET_DIR:-$project_dir/target}/$target/release/$name"
+}
+
+# stripped NAME PROGRAM: prints the path of a copy without symbols.
+stripped() {
+  printf '%s/%s\n' "$(cached program "$(key_of "$2")" strip_program "$1" "$2")" "$1"
+}
+
+# strip_program FOLDER NAME PROGRAM
 strip_program() {
-  strip_to "$2" "$1/sealroot-initrd"
+  strip_to "$3" "$1/$2"
 }
 
 # accelerator: `kvm` when a guest has been seen to boot to its end under it on this machine, else `tcg`.

@@ -136,6 +136,13 @@ must() {
   [[ $answer =~ ^($3)$ ]] || echo "$2: expected '$3', found '$answer'"
 }
 
+# must_be NAME KEY TEXT: the same with a text as it stands.
+must_be() {
+  local answer
+  answer="$(probe "$1" "$2")"
+  [[ $answer == "$3" ]] || printf "%s: expected '%s'\n%s  found    '%s'\n" "$2" "$3" "${2//?/ }" "$answer"
+}
+
 # expect_sealed NAME DIGEST: complains about all that isn't as it must be in a system that was booted sealed.
 expect_sealed() {
   local name="$1" digest="$2" key

@@ -354,7 +354,7 @@ fn announce(action: Action, delay: Duration, entry: Option<&BootEntry>) -> Strin
 }
 
 /// An error and its causes, from the outside in.
-fn chain(error: &dyn Error) -> String {
+pub fn chain(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

@@ -6,13 +6,14 @@
 //! mount, and the next boot does the same again. Nothing is mounted on the strength of what is computed here: the kernel
 //! measures the file afterwards, as it does every other ([`crate::verify`]).
 
+use std::fs::File;
 use std::io;
 use std::os::fd::BorrowedFd;
 
 use rustix::io::Errno;
 use thiserror::Error;
 
-use crate::digest::ImageDigest;
+use crate::digest::{Algorithm, ImageDigest};
 use crate::merkle;
 use crate::mount::KernelFeatures;
 use crate::mount::root::{self, RootError};
@@ -71,11 +72,21 @@ pub fn enable(
     if computed != expected {
         return Err(EnableError::Mismatch { computed });
     }
-    match verity::enable(&file, expected.algorithm().to_kernel(), merkle::BLOCK as u32) {
-        // Somebody was quicker.
-        Ok(()) | Err(Errno::EXIST) => {}
-        Err(reason) => return Err(EnableError::Enable(reason)),
-    }
+    enable_file(&file, expected.algorithm()).map_err(EnableError::Enable)?;
     // Without it the file would be without fs-verity again after a power failure.
     rustix::fs::syncfs(&file).map_err(EnableError::Sync)
+}
+
+/// Has the kernel enable fs-verity on an open file, whatever its content; a file that has it already keeps what it has.
+/// Until a `syncfs` it may be lost in a power failure.
+///
+/// # Errors
+/// The kernel's own: `ETXTBSY` where somebody has the file open for writing, `EROFS` where the mount is read-only,
+/// `ENOTTY` or `EOPNOTSUPP` where the filesystem or the kernel knows no fs-verity.
+pub fn enable_file(file: &File, algorithm: Algorithm) -> Result<(), Errno> {
+    match verity::enable(file, algorithm.to_kernel(), merkle::BLOCK as u32) {
+        // Somebody was quicker.
+        Err(Errno::EXIST) => Ok(()),
+        result => result,
+    }
 }

@@ -3,7 +3,7 @@
 //! Everything is read by `pread` from the image's descriptor, so damage is an error here; through a memory map it would
 //! be a signal.
 
-use std::cell::Cell;
+use std::fmt;
 use std::fs::File;
 use std::future::Future;
 use std::io;
@@ -12,14 +12,20 @@ use std::pin::pin;
 use std::sync::Mutex;
 use std::task::{Context, Poll, Waker};
 
-use erofs_rs::r#async::EroFS;
+use erofs_rs::r#async::{EroFS, WalkDir, WalkDirEntry};
 use erofs_rs::backend::AsyncImage;
 use thiserror::Error;
 
+/// An entry of a directory takes at least this much of an image, in bytes (`struct erofs_dirent`).
+const MIN_ENTRY: u64 = 12;
+/// Below a directory that is nested deeper than this no path leads (`PATH_MAX`).
+const MAX_DEPTH: usize = 2048;
+
 /// An image file as erofs-rs reads it. The first failure of the file itself is kept, for the message.
-pub(crate) struct Reader<'a> {
+#[derive(Debug)]
+pub struct Reader<'a> {
     file: &'a File,
-    failure: Mutex<Cell<Option<io::Error>>>,
+    failure: Mutex<Option<io::Error>>,
 }
 
 /// Why an image cannot be read.
@@ -64,12 +70,13 @@ impl ErofsReason {
 }
 
 impl<'a> Reader<'a> {
-    pub(crate) fn new(file: &'a File) -> Self {
-        Self { file, failure: Mutex::new(Cell::new(None)) }
+    /// Of an open image file.
+    pub fn new(file: &'a File) -> Self {
+        Self { file, failure: Mutex::new(None) }
     }
 
     /// The filesystem in the image.
-    pub(crate) fn filesystem(&self) -> Result<EroFS<&Self>, ReadError> {
+    pub fn filesystem(&self) -> Result<EroFS<&Self>, ReadError> {
         let filesystem = completed(EroFS::new(self)).map_err(|error| self.explain(error))?;
         // What composefs never writes is not worth the memory that reading it would take: erofs-rs allocates blocks.
         let (block_bits, features) =
@@ -82,11 +89,59 @@ impl<'a> Reader<'a> {
     }
 
     /// Whose fault an error of erofs-rs is.
-    pub(crate) fn explain(&self, error: erofs_rs::Error) -> ReadError {
-        match self.failure.lock().ok().and_then(|failure| failure.take()) {
+    pub fn explain(&self, error: erofs_rs::Error) -> ReadError {
+        match self.failure.lock().ok().and_then(|mut failure| failure.take()) {
             Some(reason) => ReadError::Damaged(reason),
             None => ReadError::Content(ErofsReason::new(error)),
         }
+    }
+}
+
+/// Every entry of a filesystem but its root, a directory before what is in it. Behind an error comes nothing.
+pub struct Entries<'a> {
+    reader: &'a Reader<'a>,
+    walk: Option<WalkDir<'a, &'a Reader<'a>>>,
+    left: u64,
+}
+
+impl<'a> Entries<'a> {
+    /// Of the filesystem that `reader` gave.
+    pub fn new(reader: &'a Reader<'a>, filesystem: &'a EroFS<&'a Reader<'a>>) -> Result<Self, ReadError> {
+        let size = reader.file.metadata().map_err(ReadError::Damaged)?.len();
+        let walk = completed(filesystem.walk_dir("/")).map_err(|error| reader.explain(error))?;
+        // Directories could be entered more than once, by hard links that no honest image has.
+        Ok(Self { reader, walk: Some(walk), left: size / MIN_ENTRY })
+    }
+
+    fn bounded(&mut self, entry: WalkDirEntry) -> Result<WalkDirEntry, ReadError> {
+        let contradiction = |subject| ReadError::Content(ErofsReason::contradiction(subject));
+        self.left = self
+            .left
+            .checked_sub(1)
+            .ok_or_else(|| contradiction("more directory entries than the image has room for"))?;
+        if entry.depth > MAX_DEPTH {
+            return Err(contradiction("directories nested too deep"));
+        }
+        Ok(entry)
+    }
+}
+
+impl fmt::Debug for Entries<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Entries").field("left", &self.left).finish_non_exhaustive()
+    }
+}
+
+impl Iterator for Entries<'_> {
+    type Item = Result<WalkDirEntry, ReadError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let entry = completed(self.walk.as_mut()?.next_entry())?;
+        let entry = entry.map_err(|error| self.reader.explain(error)).and_then(|entry| self.bounded(entry));
+        if entry.is_err() {
+            self.walk = None;
+        }
+        Some(entry)
     }
 }
 
@@ -96,9 +151,9 @@ impl AsyncImage for &Reader<'_> {
             let reason = error.to_string();
             // The end of the file is the image's contradiction, not the disk's.
             if error.kind() != io::ErrorKind::UnexpectedEof
-                && let Ok(failure) = self.failure.lock()
+                && let Ok(mut failure) = self.failure.lock()
             {
-                failure.set(Some(error));
+                *failure = Some(error);
             }
             erofs_rs::Error::OutOfBounds(reason)
         })
@@ -106,7 +161,7 @@ impl AsyncImage for &Reader<'_> {
 }
 
 /// The result of a future that never waits, because what it awaits reads from a file.
-pub(crate) fn completed<T>(future: impl Future<Output = T>) -> T {
+pub fn completed<T>(future: impl Future<Output = T>) -> T {
     let mut future = pin!(future);
     loop {
         if let Poll::Ready(result) = future.as_mut().poll(&mut Context::from_waker(Waker::noop())) {

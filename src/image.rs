@@ -75,6 +75,14 @@ pub enum ImageError {
         /// The version in the header.
         found: u32,
     },
+    /// A format that nobody knows yet.
+    #[error("image '{name}': expected composefs version 0 to 2, found {found}")]
+    Unknown {
+        /// The image's name.
+        name: String,
+        /// The version in the header.
+        found: u32,
+    },
     /// Not an EROFS image, or one that contradicts itself.
     #[error("image '{name}': expected an EROFS filesystem")]
     Erofs {
@@ -112,7 +120,7 @@ pub fn inspect(
     read_ahead: ReadAhead,
     mount_points: &[&'static str],
 ) -> Result<InspectedImage, ImageError> {
-    let name = image_name(image.requested());
+    let name = image_name(image.requested().digest());
     let damaged = |reason| ImageError::Damaged { name: name.clone(), reason };
     if read_ahead == ReadAhead::Everything {
         read_everything(image.file()).map_err(damaged)?;
@@ -138,23 +146,45 @@ pub fn read_everything(file: &File) -> io::Result<()> {
     }
 }
 
-/// The composefs header: magic, version, flags and composefs version, 32 bits each, little-endian.
 pub(crate) fn check_header(name: &str, expected: FormatVersion, header: [u8; 16]) -> Result<(), ImageError> {
+    let found = composefs_version(name, header)?;
+    if format_of_version(found) == Some(expected) {
+        return Ok(());
+    }
+    Err(ImageError::Format { name: name.into(), expected, found })
+}
+
+/// The composefs header: magic, version, flags and composefs version, 32 bits each, little-endian.
+fn composefs_version(name: &str, header: [u8; 16]) -> Result<u32, ImageError> {
     let (words, _) = header.as_chunks::<4>();
     let mut words = words.iter().map(|word| u32::from_le_bytes(*word));
     let mut next = || words.next().unwrap_or(0);
-    let (magic, version, _flags, found) = (next(), next(), next(), next());
+    let (magic, version, _flags, composefs_version) = (next(), next(), next(), next());
     if magic != COMPOSEFS_MAGIC || version != COMPOSEFS_HEADER_VERSION {
         return Err(ImageError::NotComposefs { name: name.into(), magic, version });
     }
-    // Version 0 and 1 differ in nothing but whiteouts of the image's own; C mkcomposefs writes 0 where it has none.
-    match (expected, found) {
-        (FormatVersion::V1, 0 | 1) | (FormatVersion::V2, 2) => Ok(()),
-        _ => Err(ImageError::Format { name: name.into(), expected, found }),
+    Ok(composefs_version)
+}
+
+fn format_of_version(composefs_version: u32) -> Option<FormatVersion> {
+    match composefs_version {
+        // They differ in nothing but whiteouts of the image's own; C mkcomposefs writes 0 where it has none.
+        0 | 1 => Some(FormatVersion::V1),
+        2 => Some(FormatVersion::V2),
+        _ => None,
     }
 }
 
-pub(crate) fn check_mount_points(name: &str, file: &File, mount_points: &[&'static str]) -> Result<(), ImageError> {
+/// The format that the header of an image file says; `name` is for messages.
+pub fn format(name: &str, file: &File) -> Result<FormatVersion, ImageError> {
+    let mut header = [0; 16];
+    file.read_exact_at(&mut header, 0).map_err(|reason| ImageError::Damaged { name: name.into(), reason })?;
+    let found = composefs_version(name, header)?;
+    format_of_version(found).ok_or_else(|| ImageError::Unknown { name: name.into(), found })
+}
+
+/// Requires each of `mount_points` as a directory in the root of the image in `file`.
+pub fn check_mount_points(name: &str, file: &File, mount_points: &[&'static str]) -> Result<(), ImageError> {
     let reader = Reader::new(file);
     let failed = |error| ImageError::new(name, error);
     let filesystem = reader.filesystem().map_err(failed)?;

@@ -15,7 +15,7 @@ use crate::mount::root::SealedLayers;
 use crate::verify;
 
 /// `struct ovl_metacopy` of `fs/overlayfs/overlayfs.h`: version, length, flags, algorithm, digest.
-pub(crate) const METACOPY: &str = "trusted.overlay.metacopy";
+pub const METACOPY: &str = "trusted.overlay.metacopy";
 const METACOPY_HEADER: usize = 4;
 const METACOPY_VERSION: u8 = 0;
 /// The path of the object, from the directory of objects.
@@ -73,7 +73,7 @@ impl fmt::Display for Finding {
 
 impl Object {
     /// An object for which the repository has this.
-    pub(crate) fn new(name: String, expected: ImageDigest, found: Found) -> Self {
+    pub fn new(name: String, expected: ImageDigest, found: Found) -> Self {
         Self { name, expected, found }
     }
 }
@@ -123,7 +123,7 @@ pub(crate) fn open(objects: BorrowedFd<'_>, name: &str, expected: ImageDigest) -
 }
 
 /// Opens what has an object's name.
-pub(crate) fn open_unmeasured(objects: BorrowedFd<'_>, name: &str) -> Result<File, Found> {
+pub fn open_unmeasured(objects: BorrowedFd<'_>, name: &str) -> Result<File, Found> {
     // overlayfs follows no link in a data layer either.
     let location = lookup::regular_file(objects, name, Links::Refused).map_err(Found::Unusable)?;
     lookup::reopen(location.as_fd()).map_err(Found::Unmeasured)
@@ -141,7 +141,8 @@ fn named(layers: &SealedLayers, path: &str) -> Option<(String, ImageDigest)> {
     Some((redirect.trim_start_matches('/').into(), digest))
 }
 
-pub(crate) fn parse_metacopy(value: &[u8]) -> Option<ImageDigest> {
+/// The digest that a metacopy xattr names; `None` where the value is not of the only known form.
+pub fn parse_metacopy(value: &[u8]) -> Option<ImageDigest> {
     let (header, digest) = value.split_at_checked(METACOPY_HEADER)?;
     let [version, length, _flags, algorithm] = header else { return None };
     if *version != METACOPY_VERSION || usize::from(*length) != value.len() {

@@ -14,7 +14,7 @@ use thiserror::Error;
 
 use crate::config::Check;
 use crate::digest::ImageDigest;
-use crate::erofs::{ErofsReason, ReadError, Reader, completed};
+use crate::erofs::{Entries, Reader, completed};
 use crate::image::{ImageError, InspectedImage, read_everything};
 use crate::merkle;
 use crate::object::{self, Found, METACOPY, Object, REDIRECT};
@@ -27,11 +27,6 @@ const MIN_THREADS: usize = 4;
 const MAX_THREADS: usize = 16;
 /// Of a thread that reads files into a buffer on the heap, in bytes.
 const STACK: usize = 128 * 1024;
-/// An entry of a directory takes at least this much of an image, in bytes (`struct erofs_dirent`).
-const MIN_ENTRY: u64 = 12;
-
-/// Below a directory that is nested deeper than this no path leads (`PATH_MAX`).
-const MAX_DEPTH: usize = 2048;
 
 /// An image of which everything was checked that the policy asks for: the only kind that is mounted.
 #[derive(Debug)]
@@ -76,7 +71,7 @@ pub enum ObjectsError {
 /// Checks the objects of an image as far as `check` says. `physical_root` is where the repository is.
 pub fn check(image: InspectedImage, check: Check, physical_root: impl AsFd) -> Result<CheckedImage, ObjectsError> {
     if check >= Check::Objects {
-        let name = image_name(image.accepted().requested());
+        let name = image_name(image.accepted().requested().digest());
         let objects = referenced(&name, image.accepted().file())?;
         let directory = repository::objects(physical_root)?;
         let verification = image.accepted().verification();
@@ -115,33 +110,17 @@ fn first_user(name: &str, image: &File, wanted: ImageDigest) -> Result<String, O
 }
 
 /// Calls `each` with the path and the object of every file that has one, until that says to stop.
-pub(crate) fn walk(
-    name: &str,
-    image: &File,
-    mut each: impl FnMut(String, ImageDigest) -> bool,
-) -> Result<(), ObjectsError> {
+pub fn walk(name: &str, image: &File, mut each: impl FnMut(String, ImageDigest) -> bool) -> Result<(), ObjectsError> {
     let reader = Reader::new(image);
     let failed = |error| ObjectsError::Image(ImageError::new(name, error));
-    let size = image.metadata().map_err(|reason| failed(ReadError::Damaged(reason)))?.len();
-    // Directories could be entered more than once, by hard links that no honest image has.
-    let mut entries_left = size / MIN_ENTRY;
     let filesystem = reader.filesystem().map_err(failed)?;
-    let explained = |error| failed(reader.explain(error));
-    let contradiction = |subject| failed(ReadError::Content(ErofsReason::contradiction(subject)));
-    let mut walk = completed(filesystem.walk_dir("/")).map_err(explained)?;
-    while let Some(entry) = completed(walk.next_entry()) {
-        let entry = entry.map_err(explained)?;
-        entries_left = entries_left
-            .checked_sub(1)
-            .ok_or_else(|| contradiction("more directory entries than the image has room for"))?;
-        if entry.depth > MAX_DEPTH {
-            return Err(contradiction("directories nested too deep"));
-        }
+    for entry in Entries::new(&reader, &filesystem).map_err(failed)? {
+        let entry = entry.map_err(failed)?;
         if !entry.inode.is_file() || entry.inode.xattr_size() == 0 {
             continue;
         }
         let path = || entry.dir_entry.path().as_bytes().escape_ascii().to_string();
-        let xattrs = completed(filesystem.xattrs_inode(entry.inode)).map_err(explained)?;
+        let xattrs = completed(filesystem.xattrs_inode(entry.inode)).map_err(|error| failed(reader.explain(error)))?;
         let Some(metacopy) = xattrs.get(METACOPY.as_bytes()) else { continue };
         let redirect = xattrs.get(REDIRECT.as_bytes());
         let reference = |found| ObjectsError::Reference { path: path(), found };
@@ -161,7 +140,7 @@ pub(crate) fn walk(
 }
 
 /// The path of an object, below the directory of objects.
-fn object_name(digest: ImageDigest) -> String {
+pub fn object_name(digest: ImageDigest) -> String {
     let mut name = digest.to_hex();
     name.insert(2, '/');
     name

@@ -270,20 +270,25 @@ pub fn create_directory() -> io::Result<()> {
     fs::DirBuilder::new().recursive(true).mode(0o755).create(DIRECTORY)
 }
 
+/// The report that a run in this boot left, if there was one.
+pub fn read_text() -> Result<Option<Vec<u8>>, ReportError> {
+    let file = match File::open(Path::new(REPORT)) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(ReportError::File(error)),
+    };
+    let mut text = Vec::new();
+    file.take(MAX_REPORT + 1).read_to_end(&mut text).map_err(ReportError::File)?;
+    if text.len() as u64 > MAX_REPORT {
+        return Err(ReportError::TooLong);
+    }
+    Ok(Some(text))
+}
+
 impl EarlierReport {
     /// Reads what an earlier run in this boot left, if there was one.
     pub fn read() -> Result<Option<Self>, ReportError> {
-        let file = match File::open(Path::new(REPORT)) {
-            Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(ReportError::File(error)),
-        };
-        let mut text = Vec::new();
-        file.take(MAX_REPORT + 1).read_to_end(&mut text).map_err(ReportError::File)?;
-        if text.len() as u64 > MAX_REPORT {
-            return Err(ReportError::TooLong);
-        }
-        Self::parse(&text).map(Some)
+        read_text()?.map(|text| Self::parse(&text)).transpose()
     }
 
     /// Parses a report.

@@ -12,6 +12,7 @@ use rustix::io::Errno;
 use thiserror::Error;
 
 use crate::cmdline::RequestedImage;
+use crate::digest::ImageDigest;
 use crate::lookup::{self, Links, LookupError};
 
 /// The repository's directory below the physical root.
@@ -25,6 +26,8 @@ const KNOWN_VERSION: u64 = 1;
 #[derive(Debug)]
 pub struct Repository {
     directory: OwnedFd,
+    /// For messages.
+    name: String,
 }
 
 /// An image file that was found by its name. Nothing about it is known to be true.
@@ -41,23 +44,35 @@ pub enum RepositoryError {
     #[error("repository '{REPOSITORY}'")]
     Repository(#[source] LookupError),
     /// The repository's data layer.
-    #[error("repository '{REPOSITORY}': 'objects'")]
-    Objects(#[source] LookupError),
+    #[error("repository '{repository}': 'objects'")]
+    Objects {
+        /// The repository's name.
+        repository: String,
+        /// Why.
+        #[source]
+        reason: LookupError,
+    },
     /// A repository of a later version.
-    #[error("repository '{REPOSITORY}': 'meta.json': expected version {KNOWN_VERSION} or lower, found {found}")]
+    #[error("repository '{repository}': 'meta.json': expected version {KNOWN_VERSION} or lower, found {found}")]
     Version {
+        /// The repository's name.
+        repository: String,
         /// The version.
         found: u64,
     },
     /// A repository that cannot be read without knowing more.
-    #[error("repository '{REPOSITORY}': 'meta.json': expected no incompatible features, found {found}")]
+    #[error("repository '{repository}': 'meta.json': expected no incompatible features, found {found}")]
     Features {
+        /// The repository's name.
+        repository: String,
         /// Their names.
         found: String,
     },
     /// None of the images exists.
-    #[error("image {names}: expected in the repository '{REPOSITORY}'")]
+    #[error("image {names}: expected in the repository '{repository}'")]
     Missing {
+        /// The repository's name.
+        repository: String,
         /// The names that were looked for.
         names: String,
         /// The kernel's reason.
@@ -111,13 +126,19 @@ impl Repository {
     pub fn open(physical_root: impl AsFd) -> Result<Self, RepositoryError> {
         let directory =
             lookup::directory(physical_root, REPOSITORY, Links::Beneath).map_err(RepositoryError::Repository)?;
-        let repository = Self { directory };
+        Self::at(directory, REPOSITORY.into())
+    }
+
+    /// Takes a directory that is the repository, and looks whether it is one that we can read. `name` is for messages.
+    pub fn at(directory: OwnedFd, name: String) -> Result<Self, RepositoryError> {
+        let repository = Self { directory, name };
         let Metadata { version, incompatible } = repository.metadata().unwrap_or_default();
         if let Some(found) = version.filter(|version| *version > KNOWN_VERSION) {
-            return Err(RepositoryError::Version { found });
+            return Err(RepositoryError::Version { repository: repository.name, found });
         }
         if !incompatible.is_empty() {
-            return Err(RepositoryError::Features { found: format!("{incompatible:?}") });
+            let found = format!("{incompatible:?}");
+            return Err(RepositoryError::Features { repository: repository.name, found });
         }
         Ok(repository)
     }
@@ -133,15 +154,35 @@ impl Repository {
     /// The first of `images` that exists. One that exists and cannot be used is an error, never skipped.
     pub fn find(&self, images: &[RequestedImage]) -> Result<UnverifiedImage, RepositoryError> {
         for requested in images {
-            let name = image_name(requested);
+            let name = image_name(requested.digest());
             match lookup::regular_file(&self.directory, &name, Links::Beneath) {
                 Ok(location) => return Ok(UnverifiedImage { location, requested: requested.clone() }),
                 Err(LookupError::Kernel(Errno::NOENT)) if self.is_absent(&name) => {}
                 Err(reason) => return Err(RepositoryError::Image { name, reason }),
             }
         }
-        let names: Vec<_> = images.iter().map(|image| format!("'{}'", image_name(image))).collect();
-        Err(RepositoryError::Missing { names: names.join(" or "), reason: Errno::NOENT })
+        let names: Vec<_> = images.iter().map(|image| format!("'{}'", image_name(image.digest()))).collect();
+        let (repository, names) = (self.name.clone(), names.join(" or "));
+        Err(RepositoryError::Missing { repository, names, reason: Errno::NOENT })
+    }
+}
+
+/// For tools that look at a repository without booting from it.
+impl Repository {
+    /// Opens the image with this digest, which may be anything still; its name too.
+    pub fn open_image(&self, digest: ImageDigest) -> Result<(String, File), RepositoryError> {
+        let name = image_name(digest);
+        let opened = lookup::regular_file(&self.directory, &name, Links::Beneath)
+            .and_then(|location| Ok(lookup::reopen(location.as_fd())?));
+        match opened {
+            Ok(file) => Ok((name, file)),
+            Err(reason) => Err(RepositoryError::Image { name, reason }),
+        }
+    }
+
+    /// The directory of objects.
+    pub fn objects(&self) -> Result<OwnedFd, RepositoryError> {
+        objects_of(&self.directory, &self.name)
     }
 }
 
@@ -149,12 +190,17 @@ impl Repository {
 pub fn objects(physical_root: impl AsFd) -> Result<OwnedFd, RepositoryError> {
     let repository =
         lookup::directory(physical_root, REPOSITORY, Links::Beneath).map_err(RepositoryError::Repository)?;
-    lookup::directory(repository, "objects", Links::Beneath).map_err(RepositoryError::Objects)
+    objects_of(repository, REPOSITORY)
+}
+
+fn objects_of(repository: impl AsFd, name: &str) -> Result<OwnedFd, RepositoryError> {
+    lookup::directory(repository, "objects", Links::Beneath)
+        .map_err(|reason| RepositoryError::Objects { repository: name.into(), reason })
 }
 
 /// An image's name below the repository, for look-ups and messages.
-pub fn image_name(image: &RequestedImage) -> String {
-    format!("images/{}", image.digest().to_hex())
+pub fn image_name(digest: ImageDigest) -> String {
+    format!("images/{}", digest.to_hex())
 }
 
 impl Repository {

@@ -139,7 +139,7 @@ pub fn verify(
     features: &mut KernelFeatures,
 ) -> Result<AcceptedImage, VerifyError> {
     accept(image, policy, mounted, features).map_err(|found| VerifyError {
-        name: image_name(image.requested()),
+        name: image_name(image.requested().digest()),
         expected: image.requested().digest(),
         found: found.into(),
     })
@@ -154,7 +154,7 @@ fn accept(
     match measure_image(image) {
         Err(Found::NoVerity(_)) if *policy.settings().missing_verity.value() == MissingVerity::Enable => {
             enable::enable(image, mounted, features).map_err(Found::NotEnabled)?;
-            log::info!("image '{}': fs-verity enabled", image_name(image.requested()));
+            log::info!("image '{}': fs-verity enabled", image_name(image.requested().digest()));
             measure_image(image).map(AcceptedImage::Verified)
         }
         Err(Found::NoVerity(_) | Found::Unsupported { .. })
@@ -196,16 +196,17 @@ fn accept_without_verity(image: &UnverifiedImage) -> Result<ImageWithoutVerity, 
 
 /// What the kernel measured.
 #[derive(Clone, Debug)]
-pub(crate) enum Measured {
+pub enum Measured {
     /// A digest of an algorithm that we know.
     Digest(ImageDigest),
     /// Another one.
+    #[doc(hidden)]
     Other(verity::Measurement),
 }
 
 impl Measured {
     /// Whether it is this digest.
-    pub(crate) fn is(&self, expected: ImageDigest) -> bool {
+    pub fn is(&self, expected: ImageDigest) -> bool {
         matches!(self, Self::Digest(digest) if *digest == expected)
     }
 }
@@ -222,7 +223,7 @@ impl fmt::Display for Measured {
 }
 
 /// Has the kernel measure an open file.
-pub(crate) fn measure(file: impl AsFd) -> Result<Measured, Errno> {
+pub fn measure(file: impl AsFd) -> Result<Measured, Errno> {
     let measurement = verity::measure(file)?;
     let digest = Algorithm::from_kernel(measurement.algorithm)
         .and_then(|algorithm| ImageDigest::from_bytes(algorithm, &measurement.digest));
@@ -231,7 +232,7 @@ pub(crate) fn measure(file: impl AsFd) -> Result<Measured, Errno> {
 
 /// The type of the filesystem that a file lies on, by its `*_SUPER_MAGIC` of `linux/magic.h`, and what would give it
 /// fs-verity, for messages.
-fn filesystem_without_verity(file: &File) -> String {
+pub fn filesystem_without_verity(file: &File) -> String {
     let has_it = "ext4 with the feature 'verity', btrfs and f2fs have it";
     let (name, remedy) = match rustix::fs::fstatfs(file).map(|found| found.f_type as u32) {
         Ok(0xef53) => ("ext4", "it needs the feature 'verity' (tune2fs -O verity), and the kernel CONFIG_FS_VERITY"),

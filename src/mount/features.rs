@@ -88,6 +88,11 @@ impl Default for KernelFeatures {
 }
 
 impl KernelFeatures {
+    /// How mounts are told, as far as it is known.
+    pub fn mount_table(&self) -> MountTable {
+        self.mount_table
+    }
+
     /// Has images mounted from loop devices from now on; `false` where that is so already.
     pub(crate) fn fall_back_to_loop(&mut self) -> bool {
         std::mem::replace(&mut self.erofs, ErofsSource::Loop) != ErofsSource::Loop

@@ -13,6 +13,7 @@ use super::table::{self, Mount, TableError};
 use super::workbench::{Workbench, WorkbenchError};
 use super::{FsContext, FsError, INERT, KernelFeatures, clone_tree, overlay};
 use crate::cmdline::RequestedImage;
+use crate::digest::ImageDigest;
 use crate::objects::CheckedImage;
 use crate::policy::Verification;
 use crate::repository::{self, RepositoryError};
@@ -153,8 +154,13 @@ impl RootOrigin {
 
     /// The source that names the root: `composefs:<hex>`.
     pub fn source(&self) -> String {
-        format!("composefs:{}", self.requested.digest().to_hex())
+        source(self.requested.digest())
     }
+}
+
+/// The source that names the sealed root of an image: `composefs:<hex>`.
+pub fn source(digest: ImageDigest) -> String {
+    format!("composefs:{}", digest.to_hex())
 }
 
 impl SealedLayers {
@@ -203,7 +209,7 @@ pub fn ask_kernel(mount: impl AsFd, origin: &RootOrigin, features: &mut KernelFe
 
 /// The promises of the sealed root, token by token. `metacopy` and `redirect_dir` are shown by the kernel only where
 /// they differ from the module's default, so their absence says nothing.
-fn check_options(mount: &Mount, source: &str, verification: Verification) -> Result<(), RootError> {
+pub fn check_options(mount: &Mount, source: &str, verification: Verification) -> Result<(), RootError> {
     let wrong = |expected: &str, found: String| Err(RootError::Options { expected: expected.into(), found });
     if mount.filesystem != "overlay" || mount.source != source {
         return wrong(&format!("overlay {source}"), format!("{} {}", mount.filesystem, mount.source));

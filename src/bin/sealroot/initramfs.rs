@@ -1,0 +1,355 @@
+//! What an initramfs holds, read as the kernel reads it: one archive after the other, each plain or compressed.
+//!
+//! Source: the kernel's `Documentation/driver-api/early-userspace/buffer-format.rst`.
+
+use std::collections::BTreeMap;
+use std::io::{self, Read};
+
+use flate2::bufread::GzDecoder;
+use ruzstd::decoding::StreamingDecoder;
+use thiserror::Error;
+
+/// No initramfs is larger when it is unpacked, in bytes.
+const MAX_SIZE: u64 = 4 << 30;
+/// `PATH_MAX`
+const MAX_NAME: u32 = 4096;
+/// What is kept of a file: no unit, configuration or list of modules is larger, in bytes.
+const MAX_CONTENT: u32 = 1 << 20;
+/// `struct cpio_newc_header`: a magic number and 13 fields of eight hexadecimal digits.
+const HEADER: usize = 6 + FIELDS * 8;
+const FIELDS: usize = 13;
+/// The file type in a mode.
+const S_IFMT: u32 = 0o170_000;
+const S_IFREG: u32 = 0o100_000;
+const S_IFLNK: u32 = 0o120_000;
+
+/// The files of an initramfs, by path without a `/` in front. Of several with one name the last one counts, as for the
+/// kernel.
+#[derive(Debug, Default)]
+pub struct Initramfs {
+    files: BTreeMap<String, Content>,
+}
+
+/// What is known of a file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Content {
+    /// All bytes of a regular file.
+    Bytes(Vec<u8>),
+    /// A regular file that nobody reads here.
+    Large,
+    /// A symbolic link.
+    Link(Vec<u8>),
+    /// A directory or a special file.
+    Other,
+}
+
+/// Why an initramfs cannot be read.
+#[derive(Debug, Error)]
+pub enum InitramfsError {
+    /// An archive is cut off or damaged.
+    #[error("initramfs: archive at byte {offset} (unpacked)")]
+    Archive {
+        /// How much was read of this archive or of the stream that it is in.
+        offset: u64,
+        #[source]
+        reason: io::Error,
+    },
+    /// What is there is no archive.
+    #[error("initramfs: expected a cpio archive, plain or compressed by gzip or zstd, found {0}")]
+    Format(String),
+}
+
+impl Initramfs {
+    /// Reads all archives.
+    pub fn read(mut rest: &[u8]) -> Result<Self, InitramfsError> {
+        let mut initramfs = Self::default();
+        loop {
+            // The kernel skips zeros between archives.
+            let zeros = rest.iter().take_while(|byte| **byte == 0).count();
+            rest = rest.get(zeros..).unwrap_or_default();
+            match rest {
+                [] => return Ok(initramfs),
+                [b'0', b'7', b'0', b'7', b'0', ..] => initramfs.add_archives(&mut rest, Archives::One)?,
+                [0x1f, 0x8b, ..] => {
+                    let mut decoder = GzDecoder::new(rest);
+                    initramfs.add_archives(&mut decoder, Archives::All)?;
+                    rest = decoder.into_inner();
+                }
+                [0x28, 0xb5, 0x2f, 0xfd, ..] => {
+                    let decoder = StreamingDecoder::new(&mut rest).map_err(io::Error::other);
+                    let mut decoder = decoder.map_err(|reason| InitramfsError::Archive { offset: 0, reason })?;
+                    initramfs.add_archives(&mut decoder, Archives::All)?;
+                }
+                _ => return Err(InitramfsError::Format(kind(rest))),
+            }
+        }
+    }
+
+    /// A file's content. Of links none is followed.
+    pub fn get(&self, path: &str) -> Option<&Content> {
+        self.files.get(path)
+    }
+
+    /// All paths.
+    pub fn paths(&self) -> impl Iterator<Item = &str> {
+        self.files.keys().map(String::as_str)
+    }
+
+    fn add_archives(&mut self, source: &mut dyn Read, archives: Archives) -> Result<(), InitramfsError> {
+        let mut source = Counted { source: source.take(MAX_SIZE), offset: 0 };
+        let mut links = BTreeMap::new();
+        let result = loop {
+            match self.add_entry(&mut source, &mut links) {
+                Ok(Next::Entry) => {}
+                Ok(Next::Archive) if archives == Archives::All => links.clear(),
+                Ok(Next::Archive | Next::End) => break Ok(()),
+                Err(reason) => break Err(reason),
+            }
+        };
+        result.map_err(|reason| InitramfsError::Archive { offset: source.offset, reason })
+    }
+}
+
+/// How many archives a stream may hold.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Archives {
+    /// What follows may be compressed.
+    One,
+    All,
+}
+
+/// What was read last.
+enum Next {
+    Entry,
+    /// The end of an archive.
+    Archive,
+    /// The end of everything.
+    End,
+}
+
+/// The files so far that are one file by several names, by device and inode.
+type HardLinks = BTreeMap<(u32, u32, u32), Vec<String>>;
+
+/// A bounded stream that knows how much of it was read.
+struct Counted<'a> {
+    source: io::Take<&'a mut dyn Read>,
+    offset: u64,
+}
+
+impl Read for Counted<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.source.read(buffer)?;
+        self.offset += count as u64;
+        Ok(count)
+    }
+}
+
+impl Initramfs {
+    fn add_entry(&mut self, source: &mut Counted<'_>, links: &mut HardLinks) -> io::Result<Next> {
+        let Some(header) = read_header(source)? else { return Ok(Next::End) };
+        let [inode, mode, _, _, link_count, _, size, major, minor, _, _, name_size, _] = header;
+        if name_size == 0 || name_size > MAX_NAME {
+            return Err(io::Error::other(format!("expected a name of 1 to {MAX_NAME} bytes, found {name_size}")));
+        }
+        let mut name = read_bytes(source, name_size, HEADER)?;
+        if name.pop() != Some(0) {
+            return Err(io::Error::other("expected a name that ends with a zero byte"));
+        }
+        let name = String::from_utf8_lossy(&name).into_owned();
+        if name == "TRAILER!!!" {
+            return Ok(Next::Archive);
+        }
+        let name = name.trim_start_matches("./").trim_matches('/').to_owned();
+        let content = match mode & S_IFMT {
+            S_IFREG if size <= MAX_CONTENT => Content::Bytes(read_bytes(source, size, 0)?),
+            S_IFLNK if size <= MAX_NAME => Content::Link(read_bytes(source, size, 0)?),
+            kind => {
+                skip(source, size)?;
+                if kind == S_IFREG { Content::Large } else { Content::Other }
+            }
+        };
+        let mut names = vec![name];
+        if link_count > 1 && mode & S_IFMT == S_IFREG {
+            // Only one of them comes with the content.
+            let known = links.entry((major, minor, inode)).or_default();
+            known.append(&mut names);
+            names.extend(if size > 0 { known.clone() } else { known.last().cloned().into_iter().collect() });
+        }
+        for name in names {
+            self.files.insert(name, content.clone());
+        }
+        Ok(Next::Entry)
+    }
+}
+
+/// The fields of the next header, in its order; `None` at the end. Zeros in front of it are skipped.
+fn read_header(source: &mut Counted<'_>) -> io::Result<Option<[u32; FIELDS]>> {
+    let mut header = [0; HEADER];
+    let (first, rest) = header.split_at_mut(1);
+    loop {
+        match source.read(first) {
+            Ok(0) => return Ok(None),
+            Ok(_) if first == [0] => {}
+            Ok(_) => break,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    source.read_exact(rest)?;
+    let (magic, digits) = header.split_at(6);
+    if !matches!(magic, b"070701" | b"070702") {
+        return Err(io::Error::other(format!("expected '070701' or '070702', found '{}'", magic.escape_ascii())));
+    }
+    let mut fields = [0; FIELDS];
+    for (field, digits) in fields.iter_mut().zip(digits.as_chunks::<8>().0) {
+        let text = str::from_utf8(digits).ok().filter(|text| text.bytes().all(|digit| digit.is_ascii_hexdigit()));
+        let value = text.and_then(|text| u32::from_str_radix(text, 16).ok());
+        *field =
+            value.ok_or_else(|| io::Error::other(format!("expected hex digits, found '{}'", digits.escape_ascii())))?;
+    }
+    Ok(Some(fields))
+}
+
+/// Reads `size` bytes, and what fills them up to four, counted with `before` bytes in front.
+fn read_bytes(source: &mut Counted<'_>, size: u32, before: usize) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    source.take(size.into()).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 != u64::from(size) {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    fill_up(source, before + bytes.len())?;
+    Ok(bytes)
+}
+
+fn skip(source: &mut Counted<'_>, size: u32) -> io::Result<()> {
+    let skipped = io::copy(&mut source.take(size.into()), &mut io::sink())?;
+    if skipped != u64::from(size) {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    fill_up(source, size as usize)
+}
+
+fn fill_up(source: &mut Counted<'_>, length: usize) -> io::Result<()> {
+    let mut padding = [0; 3];
+    source.read_exact(padding.get_mut(..length.next_multiple_of(4) - length).unwrap_or_default())
+}
+
+/// What a compressed archive starts with, for messages.
+fn kind(bytes: &[u8]) -> String {
+    match bytes {
+        [0xfd, b'7', b'z', b'X', b'Z', ..] => "xz".into(),
+        [0x5d, 0, 0, ..] => "lzma".into(),
+        [b'B', b'Z', b'h', ..] => "bzip2".into(),
+        [0x02, 0x21, 0x4c, 0x18, ..] => "lz4".into(),
+        [0x89, b'L', b'Z', b'O', ..] => "lzo".into(),
+        _ => format!("'{}'", bytes.get(..bytes.len().min(6)).unwrap_or_default().escape_ascii()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    fn entry(name: &str, mode: u32, inode: u32, links: u32, content: &[u8]) -> Vec<u8> {
+        let fields = [inode, mode, 0, 0, links, 0, content.len() as u32, 0, 0, 0, 0, name.len() as u32 + 1, 0];
+        let mut bytes = b"070701".to_vec();
+        for field in fields {
+            write!(bytes, "{field:08X}").unwrap();
+        }
+        bytes.extend(name.bytes());
+        bytes.push(0);
+        bytes.resize(bytes.len().next_multiple_of(4), 0);
+        bytes.extend(content);
+        bytes.resize(bytes.len().next_multiple_of(4), 0);
+        bytes
+    }
+
+    fn file(name: &str, content: &str) -> Vec<u8> {
+        entry(name, S_IFREG | 0o644, 1, 1, content.as_bytes())
+    }
+
+    fn trailer() -> Vec<u8> {
+        entry("TRAILER!!!", 0, 0, 1, b"")
+    }
+
+    fn gzip(bytes: &[u8]) -> Vec<u8> {
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        encoder.write_all(bytes).unwrap();
+        encoder.finish().unwrap()
+    }
+
+    fn zstd(bytes: &[u8]) -> Vec<u8> {
+        ruzstd::encoding::compress_to_vec(bytes, ruzstd::encoding::CompressionLevel::Fastest)
+    }
+
+    fn content<'a>(initramfs: &'a Initramfs, path: &str) -> &'a str {
+        match initramfs.get(path) {
+            Some(Content::Bytes(bytes)) => str::from_utf8(bytes).unwrap(),
+            other => panic!("{path}: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn archives_of_all_kinds_one_after_the_other() {
+        let microcode = [file("kernel/x86/microcode", "code"), trailer(), vec![0; 300]].concat();
+        let main = [
+            entry("usr", 0o040_755, 2, 2, b""),
+            file("./usr/a", "one"),
+            entry("usr/link", S_IFLNK | 0o777, 3, 1, b"a"),
+            entry("usr/first", S_IFREG | 0o644, 9, 2, b""),
+            entry("usr/second", S_IFREG | 0o644, 9, 2, b"shared"),
+            trailer(),
+            vec![0; 5],
+            file("usr/b", "inner"),
+            trailer(),
+        ]
+        .concat();
+        let settings = [file("usr/a", "two"), file("etc/x", ""), trailer()].concat();
+        for compress in [zstd, gzip, <[u8]>::to_vec] {
+            let bytes = [microcode.clone(), compress(&main), vec![0; 3], settings.clone()].concat();
+            let initramfs = Initramfs::read(&bytes).unwrap();
+            assert_eq!(content(&initramfs, "usr/a"), "two");
+            assert_eq!(content(&initramfs, "usr/b"), "inner");
+            assert_eq!(content(&initramfs, "etc/x"), "");
+            assert_eq!(content(&initramfs, "usr/first"), "shared");
+            assert_eq!(content(&initramfs, "usr/second"), "shared");
+            assert_eq!(content(&initramfs, "kernel/x86/microcode"), "code");
+            assert_eq!(initramfs.get("usr/link"), Some(&Content::Link(b"a".to_vec())));
+            assert_eq!(initramfs.get("usr"), Some(&Content::Other));
+            assert_eq!(initramfs.paths().count(), 8);
+        }
+        assert_eq!(Initramfs::read(&[0; 8]).unwrap().paths().count(), 0);
+    }
+
+    #[test]
+    fn what_is_damaged_is_an_error() {
+        let good = [file("usr/a", "some content"), trailer()].concat();
+        for end in 1..good.len() - trailer().len() {
+            assert!(Initramfs::read(&good[..end]).is_err(), "cut at {end}");
+        }
+        for compress in [zstd, gzip] {
+            let compressed = compress(&good);
+            for end in 2..compressed.len() - 1 {
+                // A frame's checksum may be missing.
+                let _ = Initramfs::read(&compressed[..end]);
+            }
+            assert!(Initramfs::read(&compressed[..compressed.len() / 2]).is_err());
+        }
+        for (bytes, message) in [
+            (
+                b"\xfd7zXZ\0".to_vec(),
+                "initramfs: expected a cpio archive, plain or compressed by gzip or zstd, found xz",
+            ),
+            (
+                b"hello".to_vec(),
+                "initramfs: expected a cpio archive, plain or compressed by gzip or zstd, found 'hello'",
+            ),
+            ([b"07070".to_vec(), vec![b'1'; 200]].concat(), "initramfs: archive at byte 110 (unpacked)"),
+            ([b"070701".to_vec(), vec![b'x'; 200]].concat(), "initramfs: archive at byte 110 (unpacked)"),
+        ] {
+            assert_eq!(Initramfs::read(&bytes).unwrap_err().to_string(), message);
+        }
+    }
+}

@@ -1,0 +1,52 @@
+//! `sealroot karg`: what a kernel command line must say to boot an image.
+
+use std::fmt::{self, Write};
+
+use miniserde::Serialize;
+use sealroot::cmdline::FormatVersion;
+use sealroot::digest::ImageDigest;
+
+use crate::arguments::KargArguments;
+use crate::image_file;
+use crate::measure::By;
+use crate::output::{Answer, Failure, Finding, Paint};
+
+/// The argument, and what it was made from.
+#[derive(Debug, Serialize)]
+pub struct Karg {
+    karg: String,
+    digest: String,
+    algorithm: String,
+    format: String,
+    measured: By,
+}
+
+pub fn run(arguments: &KargArguments) -> Result<Karg, Failure> {
+    let image = image_file::open(&arguments.image)?;
+    let digest = image.measured.digest();
+    Ok(Karg {
+        karg: karg(image.format, digest),
+        digest: digest.to_hex(),
+        algorithm: digest.algorithm().name().into(),
+        format: image.format.name().into(),
+        measured: image.measured.by(),
+    })
+}
+
+/// The form that the composefs tools write for each format.
+pub fn karg(format: FormatVersion, digest: ImageDigest) -> String {
+    match format {
+        FormatVersion::V1 => format!("composefs.digest=v1-{}-12:{}", digest.algorithm(), digest.to_hex()),
+        FormatVersion::V2 => format!("composefs={}", digest.to_hex()),
+    }
+}
+
+impl Finding for Karg {
+    fn answer(&self) -> Answer {
+        Answer::Yes
+    }
+
+    fn write_text(&self, text: &mut String, _: Paint) -> fmt::Result {
+        writeln!(text, "{}", self.karg)
+    }
+}

@@ -1,0 +1,48 @@
+//! The command for people: asks, checks and prepares what the boot program decides on.
+
+mod arguments;
+mod booted;
+mod catalog;
+mod digest;
+mod enable;
+mod entry;
+mod image_file;
+mod initramfs;
+mod inspect;
+mod karg;
+mod measure;
+mod output;
+mod parallel;
+mod pe;
+mod probe;
+mod status;
+mod uki;
+mod verify;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use arguments::{Arguments, Command};
+use output::{Failure, Finding, Output};
+
+fn main() -> ExitCode {
+    let Arguments { json, command } = Arguments::parse();
+    let output = Output::new(json, command.name());
+    let found = match command {
+        Command::Digest(arguments) => boxed(digest::run(&arguments)),
+        Command::Enable(arguments) => boxed(enable::run(&arguments)),
+        Command::Inspect(arguments) => boxed(inspect::run(&arguments)),
+        Command::Karg(arguments) => boxed(karg::run(&arguments)),
+        Command::Probe(arguments) => boxed(probe::run(&arguments)),
+        Command::Status(_) => boxed(status::run()),
+        Command::Uki(arguments) => boxed(uki::run(&arguments)),
+        Command::Verify(arguments) => boxed(verify::run(&arguments)),
+    };
+    output.give(found)
+}
+
+/// What a subcommand found, as the one thing that all of them give.
+fn boxed<F: Finding + 'static>(found: Result<F, Failure>) -> Result<Box<dyn Finding>, Failure> {
+    found.map(|found| Box::new(found) as Box<dyn Finding>)
+}

@@ -1,0 +1,144 @@
+//! `sealroot probe`: what this kernel and the filesystem of a repository can do for a sealed root.
+//!
+//! By trying it, on filesystem contexts that are mounted nowhere.
+
+use std::fmt::{self, Write};
+use std::fs::File;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::Path;
+
+use miniserde::Serialize;
+use rustix::fs::{MemfdFlags, Mode, OFlags};
+use rustix::io::Errno;
+use rustix::mount::{FsOpenFlags, fsconfig_create, fsconfig_set_fd, fsconfig_set_string, fsopen};
+use sealroot::mount::KernelFeatures;
+use sealroot::mount::features::MountTable;
+use sealroot::mount::table;
+use sealroot::verify::{self, filesystem_without_verity};
+
+use crate::arguments::{BOOTED_REPOSITORY, ProbeArguments};
+use crate::output::{Answer, Failure, Finding, Paint, printable};
+
+/// What can be done here.
+#[derive(Debug, Serialize)]
+pub struct Probe {
+    kernel: String,
+    features: Vec<Feature>,
+}
+
+/// One thing that a kernel or a filesystem may be able to do.
+#[derive(Debug, Serialize)]
+struct Feature {
+    feature: String,
+    /// The release of Linux that has it first.
+    since: &'static str,
+    found: bool,
+    needed: bool,
+    /// What happens without it, or why it is not there.
+    without: String,
+}
+
+pub fn run(arguments: &ProbeArguments) -> Result<Probe, Failure> {
+    let kernel = rustix::system::uname().release().to_string_lossy().into_owned();
+    let mut features = vec![fs_verity(arguments.repository.as_deref())?];
+    let overlay = |option: &str| {
+        let context = context("overlay")?;
+        Ok::<_, Failure>(supported(fsconfig_set_string(context.as_fd(), option, "require"))?)
+    };
+    features.push(Feature {
+        feature: "overlayfs: verity=require".into(),
+        since: "6.6",
+        found: overlay("verity")?,
+        needed: true,
+        without: "every boot is refused".into(),
+    });
+    features.push(Feature {
+        feature: "EROFS from a file".into(),
+        since: "6.12",
+        found: erofs_from_a_file()?,
+        needed: false,
+        without: "a loop device".into(),
+    });
+    let directory = rustix::fs::open("/", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    let location = rustix::fs::open("/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    let by_path = fsconfig_set_string(context("overlay")?.as_fd(), "lowerdir+", "/");
+    let by_descriptor = |fd: &OwnedFd| Ok::<_, Failure>(fsconfig_set_fd(context("overlay")?.as_fd(), "lowerdir+", fd));
+    for (feature, since, result, without) in [
+        ("overlayfs: layers one by one", "6.7", by_path, "one string of layers"),
+        ("overlayfs: layers by descriptor", "6.13", by_descriptor(&directory)?, "paths through /proc/self/fd"),
+        ("overlayfs: detached mounts as layers", "6.15", by_descriptor(&location)?, "mounts in a private directory"),
+    ] {
+        let found = supported(result)?;
+        features.push(Feature { feature: feature.into(), since, found, needed: false, without: without.into() });
+    }
+    let mut known = KernelFeatures::default();
+    table::mount_of(&location, &mut known)?;
+    features.push(Feature {
+        feature: "statmount with source and options".into(),
+        since: "6.13",
+        found: known.mount_table() == MountTable::Statmount,
+        needed: false,
+        without: "/proc/self/mountinfo".into(),
+    });
+    Ok(Probe { kernel, features })
+}
+
+/// A filesystem context; its module is loaded where that can be.
+fn context(filesystem: &str) -> Result<OwnedFd, Failure> {
+    fsopen(filesystem, FsOpenFlags::FSOPEN_CLOEXEC).map_err(|reason| match reason {
+        Errno::NODEV => format!("filesystem '{filesystem}': expected it in the kernel or as a module: {reason}").into(),
+        Errno::PERM => Failure::Reason(format!("expected to run as root: {reason}")),
+        _ => format!("filesystem '{filesystem}': {reason}").into(),
+    })
+}
+
+/// Whether the kernel took an option.
+fn supported(result: Result<(), Errno>) -> Result<bool, Errno> {
+    match result {
+        Ok(()) => Ok(true),
+        // One that it does not know, or in a form that it does not know.
+        Err(Errno::INVAL | Errno::BADF | Errno::OPNOTSUPP) => Ok(false),
+        Err(reason) => Err(reason),
+    }
+}
+
+/// A file of zeros is no EROFS: a kernel that would mount one finds that out, another wants a block device.
+fn erofs_from_a_file() -> Result<bool, Failure> {
+    let file = rustix::fs::memfd_create("probe", MemfdFlags::CLOEXEC)?;
+    rustix::fs::ftruncate(&file, 4096)?;
+    let context = context("erofs")?;
+    fsconfig_set_string(context.as_fd(), "source", format!("/proc/self/fd/{}", file.as_raw_fd()))?;
+    Ok(!matches!(fsconfig_create(context.as_fd()), Err(Errno::NOTBLK)))
+}
+
+/// fs-verity on the filesystem of a repository: where there is fs-verity, a directory is something without it.
+fn fs_verity(repository: Option<&Path>) -> Result<Feature, Failure> {
+    let path = repository.unwrap_or_else(|| {
+        let booted = Path::new(BOOTED_REPOSITORY);
+        if booted.exists() { booted } else { Path::new("/") }
+    });
+    let name = printable(path.as_os_str().as_encoded_bytes());
+    let directory = File::open(path).map_err(|reason| Failure::Reason(format!("'{name}': {reason}")))?;
+    let found = matches!(verify::measure(&directory), Ok(_) | Err(Errno::NODATA));
+    let without = if found { String::new() } else { filesystem_without_verity(&directory) };
+    Ok(Feature { feature: format!("fs-verity at '{name}'"), since: "5.4", found, needed: true, without })
+}
+
+impl Finding for Probe {
+    fn answer(&self) -> Answer {
+        Answer::if_so(self.features.iter().all(|feature| feature.found || !feature.needed))
+    }
+
+    fn write_text(&self, text: &mut String, paint: Paint) -> fmt::Result {
+        writeln!(text, "Linux {}", self.kernel)?;
+        for Feature { feature, since, found, needed, without } in &self.features {
+            let (found, note) = match (found, needed) {
+                (true, _) => (paint.good("yes"), String::new()),
+                (false, true) => (paint.bad("no "), format!("needed: {without}")),
+                (false, false) => ("no ".into(), format!("instead: {without}")),
+            };
+            writeln!(text, "{}", format!("{found}  {feature:37} (Linux {since})  {note}").trim_end())?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,184 @@
+//! `sealroot status`: is the root of this system sealed, and with what?
+
+use std::fmt::{self, Write};
+use std::fs;
+use std::path::Path;
+
+use miniserde::Serialize;
+use sealroot::boot::chain;
+use sealroot::cmdline::BootRequest;
+use sealroot::digest::ImageDigest;
+use sealroot::inputs;
+use sealroot::mount::root::{check_options, source};
+use sealroot::mount::table::Mount;
+use sealroot::policy::Verification;
+use sealroot::report::EarlierReport;
+
+use crate::booted;
+use crate::output::{Answer, Failure, Finding, Paint};
+
+/// What may be mounted beside the sealed root.
+const BESIDE: [&str; 3] = ["/etc", "/var", "/sysroot"];
+/// The state of each deployment, on the physical root.
+const DEPLOYMENTS: &str = "/sysroot/state/deploy";
+
+/// The state of this system.
+#[derive(Debug, Serialize)]
+pub struct Status {
+    sealed: bool,
+    /// The image that the root was mounted from, by the kernel's word.
+    image: Option<String>,
+    format: Option<String>,
+    root: MountPoint,
+    /// Whether the root can be changed, until the next boot.
+    transient: bool,
+    secure_boot: String,
+    /// How much was checked before the pivot, by the configuration.
+    check: Option<String>,
+    openings: Vec<String>,
+    /// What the digest does not vouch for.
+    not_sealed: Vec<MountPoint>,
+    deployments: Vec<Deployment>,
+    /// What is not as it is in a sealed system.
+    problems: Vec<String>,
+}
+
+/// A mount in the kernel's words.
+#[derive(Debug, Serialize)]
+struct MountPoint {
+    point: String,
+    filesystem: String,
+    source: String,
+    flags: Vec<String>,
+    options: Vec<String>,
+}
+
+/// A system that has state on the physical root.
+#[derive(Debug, Serialize)]
+struct Deployment {
+    digest: String,
+    booted: bool,
+}
+
+pub fn run() -> Result<Status, Failure> {
+    let mount = booted::mount_at("/")?;
+    let image = booted::image(&mount);
+    let transient = mount.source.starts_with(booted::TRANSIENT);
+    let mut problems = Vec::new();
+    match image {
+        Some(digest) if !transient => {
+            if let Err(error) = check_options(&mount, &source(digest), Verification::Required) {
+                problems.push(chain(&error));
+            }
+        }
+        // The kernel tells nothing of the sealed root below: its mount is in no tree.
+        Some(_) => {}
+        None => problems.push(format!("'/': expected a composefs root, found {} {}", mount.filesystem, mount.source)),
+    }
+    let report = booted::report()?;
+    problems.extend(compare_report(report.as_ref(), &mount, image)?);
+    let mut format = None;
+    match BootRequest::try_from(&inputs::command_line()?) {
+        Ok(request) => match request.images().iter().find(|requested| Some(requested.digest()) == image) {
+            Some(requested) => format = Some(requested.format().name().into()),
+            None => problems.push("kernel command line: expected the digest of the root, found another or none".into()),
+        },
+        Err(error) => problems.push(format!("kernel command line: {error}")),
+    }
+    let told = |names: &[&str]| report.as_ref().and_then(|report| report.text(names)).map(str::to_owned);
+    Ok(Status {
+        sealed: problems.is_empty(),
+        image: image.map(|digest| digest.to_string()),
+        format,
+        root: MountPoint::new("/", mount),
+        transient,
+        secure_boot: inputs::secure_boot().map_or_else(|error| chain(&error), |state| state.name().into()),
+        check: told(&["policy", "policy.check", "value"]),
+        openings: report.as_ref().map(|report| report.texts("openings")).unwrap_or_default(),
+        not_sealed: beside(),
+        deployments: deployments(image),
+        problems,
+    })
+}
+
+/// What in the boot program's report is not what the kernel says.
+fn compare_report(
+    report: Option<&booted::Report>,
+    mount: &Mount,
+    image: Option<ImageDigest>,
+) -> Result<Vec<String>, Failure> {
+    let Some(report) = report else {
+        return Ok(vec!["report: expected one of the boot program, found none".into()]);
+    };
+    let mut problems = Vec::new();
+    let mut expect = |what: &str, expected: &str, found: &str| {
+        if expected != found {
+            problems.push(format!("report: expected {what} '{expected}', found '{found}'"));
+        }
+    };
+    expect("verdict", "sealed", report.text(&["verdict"]).unwrap_or("none"));
+    let digest = image.map(|digest| digest.to_hex()).unwrap_or_default();
+    expect("digest", &digest, report.text(&["digest"]).unwrap_or("none"));
+    if let Some(earlier) = EarlierReport::read()?
+        && let Some(root) = earlier.mounts().first()
+        && mount.id != Some(root.id())
+    {
+        problems.push("report: expected the mount that the boot program made at '/', found another".into());
+    }
+    Ok(problems)
+}
+
+/// The mounts beside the root.
+fn beside() -> Vec<MountPoint> {
+    let mount = |point: &str| booted::mount_at(point).ok().filter(|mount| mount.point == Path::new(point));
+    BESIDE.iter().filter_map(|point| Some(MountPoint::new(point, mount(point)?))).collect()
+}
+
+/// What has state on the physical root; nothing where that is not to be seen.
+fn deployments(booted: Option<ImageDigest>) -> Vec<Deployment> {
+    let Ok(entries) = fs::read_dir(DEPLOYMENTS) else { return Vec::new() };
+    let digest = |entry: fs::DirEntry| entry.file_name().to_str()?.parse::<ImageDigest>().ok();
+    let mut digests: Vec<_> = entries.flatten().filter_map(digest).collect();
+    digests.sort_unstable();
+    let deployment = |digest: ImageDigest| Deployment { digest: digest.to_string(), booted: Some(digest) == booted };
+    digests.into_iter().map(deployment).collect()
+}
+
+impl MountPoint {
+    fn new(point: &str, mount: Mount) -> Self {
+        let Mount { filesystem, source, flags, options, .. } = mount;
+        Self { point: point.into(), filesystem, source, flags, options }
+    }
+}
+
+impl Finding for Status {
+    fn answer(&self) -> Answer {
+        Answer::if_so(self.sealed)
+    }
+
+    fn write_text(&self, text: &mut String, paint: Paint) -> fmt::Result {
+        let sealed = if self.sealed { paint.good("yes") } else { paint.bad("no") };
+        writeln!(text, "sealed:      {sealed}")?;
+        for problem in &self.problems {
+            writeln!(text, "             {problem}")?;
+        }
+        let none = || "none".to_owned();
+        writeln!(text, "image:       {}", self.image.clone().unwrap_or_else(none))?;
+        writeln!(text, "format:      {}", self.format.clone().unwrap_or_else(none))?;
+        if self.transient {
+            writeln!(text, "root:        transient: changes are possible, and gone at the next boot")?;
+        }
+        writeln!(text, "checked:     {}", self.check.clone().unwrap_or_else(none))?;
+        writeln!(text, "secure boot: {}", self.secure_boot)?;
+        for opening in &self.openings {
+            writeln!(text, "open:        {}", paint.bad(opening))?;
+        }
+        for MountPoint { point, filesystem, source, flags, .. } in &self.not_sealed {
+            writeln!(text, "not sealed:  {point} ({filesystem} {source} {})", flags.join(","))?;
+        }
+        for Deployment { digest, booted } in &self.deployments {
+            writeln!(text, "deployment:  {digest}{}", if *booted { " (booted)" } else { "" })?;
+        }
+        Ok(())
+    }
+}

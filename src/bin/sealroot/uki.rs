@@ -1,0 +1,281 @@
+//! `sealroot uki`: what a unified kernel image would boot, and whether it would be sealed.
+
+use std::collections::BTreeMap;
+use std::fmt::{self, Write};
+use std::io::Read;
+use std::path::Path;
+
+use miniserde::Serialize;
+use sealroot::boot::chain;
+use sealroot::cmdline::CommandLine;
+use sealroot::config::{Config, SEALROOT_TOML, SETUP_ROOT_CONF_TOML};
+use sealroot::firmware::{Lockdown, SecureBoot};
+use sealroot::openings::{self, Opening};
+use sealroot::policy::{self, Decision, Policy, Settings, Verification};
+use sealroot::{assemble, image};
+
+use crate::arguments::UkiArguments;
+use crate::image_file;
+use crate::initramfs::{Content, Initramfs};
+use crate::measure;
+use crate::output::{Answer, Failure, Finding, Paint, printable};
+use crate::pe::{MAX_SIZE, PeError, Sections, Signature, Uki, required};
+
+/// The boot program, in the initramfs.
+const PROGRAM: &str = "usr/lib/sealroot/sealroot-initrd";
+const UNITS: &str = "usr/lib/systemd/system";
+
+/// The units that hold it all together, as they are installed.
+const SHIPPED: [(&str, &str); 5] = [
+    ("sealroot.service", include_str!("../../../systemd-units/sealroot.service")),
+    ("sealroot-guard.service", include_str!("../../../systemd-units/sealroot-guard.service")),
+    ("sealroot-refused.service", include_str!("../../../systemd-units/sealroot-refused.service")),
+    (
+        "initrd-switch-root.service.d/50-sealroot.conf",
+        include_str!("../../../systemd-units/initrd-switch-root.service.d/50-sealroot.conf"),
+    ),
+    ("sysroot.mount.d/50-sealroot.conf", include_str!("../../../systemd-units/sysroot.mount.d/50-sealroot.conf")),
+];
+/// What enables them.
+const ENABLED: [&str; 2] =
+    ["initrd-root-fs.target.requires/sealroot.service", "initrd.target.wants/sealroot-guard.service"];
+/// What the kernel must be able to do.
+const MODULES: [&str; 2] = ["erofs", "overlay"];
+
+/// What was found in a UKI.
+#[derive(Debug, Serialize)]
+pub struct UkiVerdict {
+    machine: String,
+    signed: bool,
+    profiles: Vec<ProfileVerdict>,
+    /// Whether openings count against it.
+    strict: bool,
+}
+
+/// What one profile of it would do.
+#[derive(Debug, Serialize)]
+struct ProfileVerdict {
+    command_line: String,
+    kernel: Option<String>,
+    system: Option<String>,
+    /// What may be mounted: format and digest of each image.
+    images: Vec<String>,
+    policy: Option<Settings>,
+    openings: Vec<Opening>,
+    /// What keeps it from booting a sealed root.
+    problems: Vec<String>,
+    /// The image that a repository was found to have for it.
+    image: Option<String>,
+}
+
+pub fn run(arguments: &UkiArguments) -> Result<UkiVerdict, Failure> {
+    let name = printable(arguments.file.as_os_str().as_encoded_bytes());
+    let failed = |error: PeError| Failure::Reason(format!("'{name}': {}", chain(&error)));
+    let content = read(&arguments.file).map_err(failed)?;
+    let uki = Uki::parse(&content).map_err(failed)?;
+    let mut profiles = Vec::new();
+    for sections in &uki.profiles {
+        let command_line = required(sections, ".cmdline").map_err(failed)?;
+        let initrd = required(sections, ".initrd").map_err(failed)?;
+        required(sections, ".linux").map_err(failed)?;
+        profiles.push(judge(sections, text(command_line), initrd, arguments.repository.as_deref()));
+    }
+    Ok(UkiVerdict {
+        machine: uki.machine,
+        signed: uki.signature == Signature::Present,
+        profiles,
+        strict: arguments.strict,
+    })
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, PeError> {
+    let file = measure::open(path).map_err(PeError::Read)?;
+    let mut content = Vec::new();
+    file.take(MAX_SIZE + 1).read_to_end(&mut content).map_err(PeError::Read)?;
+    if content.len() as u64 > MAX_SIZE {
+        return Err(PeError::TooLong(content.len() as u64));
+    }
+    Ok(content)
+}
+
+/// Text of a section, which may be filled up with zeros.
+fn text(section: &[u8]) -> &[u8] {
+    section.split(|byte| *byte == 0).next().unwrap_or_default().trim_ascii()
+}
+
+fn judge(sections: &Sections<'_>, command_line: &[u8], initrd: &[u8], repository: Option<&Path>) -> ProfileVerdict {
+    let section = |name: &str| sections.get(name).map(|content| printable(text(content)));
+    let mut verdict = ProfileVerdict {
+        command_line: printable(command_line),
+        kernel: section(".uname"),
+        system: sections.get(".osrel").and_then(|content| pretty_name(text(content))),
+        images: Vec::new(),
+        policy: None,
+        openings: Vec::new(),
+        problems: Vec::new(),
+        image: None,
+    };
+    let initramfs = match Initramfs::read(initrd) {
+        Ok(initramfs) => initramfs,
+        Err(error) => {
+            verdict.problems.push(chain(&error));
+            return verdict;
+        }
+    };
+    verdict.problems.append(&mut missing_parts(&initramfs));
+    let command_line = CommandLine::split(command_line);
+    match decide(&initramfs, &command_line, &mut verdict) {
+        Ok(policy) => {
+            verdict.images = policy.images().iter().map(ToString::to_string).collect();
+            if let Some(repository) = repository {
+                match find_image(repository, &policy) {
+                    Ok(image) => verdict.image = Some(image),
+                    Err(Failure::Reason(reason) | Failure::Misuse(reason)) => verdict.problems.push(reason),
+                }
+            }
+        }
+        Err(problem) => verdict.problems.push(problem),
+    }
+    verdict
+}
+
+/// What the boot program would decide on a machine that enforces Secure Boot.
+fn decide(initramfs: &Initramfs, command_line: &CommandLine, verdict: &mut ProfileVerdict) -> Result<Policy, String> {
+    let ours = Config::from_sealroot_toml(config(initramfs, SEALROOT_TOML)?).map_err(|error| error.to_string())?;
+    let theirs =
+        Config::from_setup_root_conf(config(initramfs, SETUP_ROOT_CONF_TOML)?).map_err(|error| error.to_string())?;
+    let settings = Settings::resolve(ours, theirs, command_line);
+    verdict.openings = openings::find(command_line, *settings.etc.value(), Lockdown::None);
+    verdict.policy = Some(settings.clone());
+    match policy::decide(command_line, settings, SecureBoot::Enforced).map_err(|error| chain(&error))? {
+        Decision::Seal(policy) if policy.verification() == Verification::Required => Ok(policy),
+        Decision::Seal(_) => Err("kernel command line: expected verification to be required, found '?'".into()),
+        Decision::NothingToDo(_) => {
+            Err("kernel command line: no composefs karg, and policy.karg = \"optional\"".into())
+        }
+    }
+}
+
+/// A configuration file of the initramfs; an absent one is empty.
+fn config<'a>(initramfs: &'a Initramfs, path: &str) -> Result<&'a str, String> {
+    match initramfs.get(path.trim_start_matches('/')) {
+        None => Ok(""),
+        Some(Content::Bytes(bytes)) => str::from_utf8(bytes).map_err(|_| format!("'{path}': expected UTF-8")),
+        Some(_) => Err(format!("'{path}': expected a small regular file")),
+    }
+}
+
+/// What the initramfs lacks for a sealed boot.
+fn missing_parts(initramfs: &Initramfs) -> Vec<String> {
+    let mut problems = Vec::new();
+    if !matches!(initramfs.get(PROGRAM), Some(Content::Bytes(_) | Content::Large)) {
+        problems.push(format!("initramfs: expected the boot program '/{PROGRAM}', found none"));
+    }
+    for (unit, shipped) in SHIPPED {
+        match initramfs.get(&format!("{UNITS}/{unit}")) {
+            Some(Content::Bytes(found)) if found == shipped.as_bytes() => {}
+            Some(_) => problems.push(format!("initramfs: unit '{unit}': expected the one of this release")),
+            None => problems.push(format!("initramfs: expected a unit '{unit}', found none")),
+        }
+    }
+    for link in ENABLED {
+        if initramfs.get(&format!("{UNITS}/{link}")).is_none() {
+            problems.push(format!("initramfs: expected '{link}', found none: the unit is not enabled"));
+        }
+    }
+    for module in MODULES {
+        if !has_module(initramfs, module) {
+            problems
+                .push(format!("initramfs: expected the kernel module '{module}', or it in the kernel, found neither"));
+        }
+    }
+    problems
+}
+
+/// Whether a module is there, or is in the kernel by the word of the list that comes with the modules.
+fn has_module(initramfs: &Initramfs, module: &str) -> bool {
+    let is_it = |path: &str| {
+        path.rsplit('/')
+            .next()
+            .is_some_and(|file| file.strip_prefix(module).is_some_and(|rest| rest == ".ko" || rest.starts_with(".ko.")))
+    };
+    initramfs.paths().filter(|path| path.starts_with("usr/lib/modules/") || path.starts_with("lib/modules/")).any(
+        |path| match initramfs.get(path) {
+            Some(Content::Bytes(list)) if path.ends_with("/modules.builtin") => {
+                str::from_utf8(list).is_ok_and(|list| list.lines().any(is_it))
+            }
+            _ => is_it(path),
+        },
+    )
+}
+
+/// The image that a repository has for a policy, if it can be booted.
+fn find_image(repository: &Path, policy: &Policy) -> Result<String, Failure> {
+    let repository = image_file::open_repository(repository)?;
+    let found = repository.find(policy.images())?;
+    let image = image_file::open_in(&repository, found.requested().digest())?;
+    if image.format != found.requested().format() {
+        return Err(format!(
+            "image '{}': expected composefs format {}, found {}",
+            image.name,
+            found.requested().format().name(),
+            image.format.name()
+        )
+        .into());
+    }
+    image::check_mount_points(&image.name, &image.file, &assemble::mount_points(policy.settings()))?;
+    Ok(format!("{}: {}", image.name, image.measured.by()))
+}
+
+/// What `os-release` calls the system.
+fn pretty_name(os_release: &[u8]) -> Option<String> {
+    let fields: BTreeMap<_, _> =
+        str::from_utf8(os_release).ok()?.lines().filter_map(|line| line.split_once('=')).collect();
+    let value = |key| fields.get(key).map(|value| printable(value.trim_matches(['"', '\'']).as_bytes()));
+    match (value("PRETTY_NAME"), value("IMAGE_VERSION")) {
+        (Some(name), Some(version)) => Some(format!("{name} ({version})")),
+        (name, version) => name.or(version),
+    }
+}
+
+impl Finding for UkiVerdict {
+    fn answer(&self) -> Answer {
+        let closed = !self.strict || self.profiles.iter().all(|profile| profile.openings.is_empty());
+        Answer::if_so(self.signed && closed && self.profiles.iter().all(|profile| profile.problems.is_empty()))
+    }
+
+    fn write_text(&self, text: &mut String, paint: Paint) -> fmt::Result {
+        writeln!(text, "machine:      {}", self.machine)?;
+        let signed = if self.signed { "yes (by whom, the firmware decides)".into() } else { paint.bad("no") };
+        writeln!(text, "signed:       {signed}")?;
+        for (number, profile) in self.profiles.iter().enumerate() {
+            if self.profiles.len() > 1 {
+                writeln!(text, "profile {number}")?;
+            }
+            profile.write_text(text, paint)?;
+        }
+        match self.answer() {
+            Answer::Yes => writeln!(text, "=> {}", paint.good("boots a sealed root")),
+            Answer::No => writeln!(text, "=> {}", paint.bad("does not boot a sealed root")),
+        }
+    }
+}
+
+impl ProfileVerdict {
+    fn write_text(&self, text: &mut String, paint: Paint) -> fmt::Result {
+        for (name, value) in [("system", &self.system), ("kernel", &self.kernel)] {
+            writeln!(text, "{:13} {}", format!("{name}:"), value.as_deref().unwrap_or("not said"))?;
+        }
+        writeln!(text, "command line: {}", self.command_line)?;
+        for image in &self.images {
+            writeln!(text, "image:        {image}")?;
+        }
+        if let Some(image) = &self.image {
+            writeln!(text, "repository:   {image}")?;
+        }
+        for opening in &self.openings {
+            writeln!(text, "{}         {}, missing: {}", paint.bad("open:"), opening.name(), opening.remedy())?;
+        }
+        self.problems.iter().try_for_each(|problem| writeln!(text, "{}      {problem}", paint.bad("problem:")))
+    }
+}

@@ -1,0 +1,216 @@
+//! `sealroot verify`: is everything there that the images of a repository need, and is it what it must be?
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::{self, Write};
+use std::fs::File;
+use std::os::fd::{AsFd, BorrowedFd};
+
+use miniserde::Serialize;
+use sealroot::digest::ImageDigest;
+use sealroot::image::{self, read_everything};
+use sealroot::object::{self, Found, Object};
+use sealroot::objects::{self, object_name};
+use sealroot::repository::{Repository, image_name};
+
+use crate::arguments::{Selection, VerifyArguments};
+use crate::measure::{By, Measured};
+use crate::output::{Answer, Failure, Finding, Paint, printable};
+use crate::{booted, catalog, image_file, parallel};
+
+/// What was found in a repository.
+#[derive(Debug, Serialize)]
+pub struct Verification {
+    repository: String,
+    images: Vec<ImageVerdict>,
+    objects: ObjectsVerdict,
+    /// Paths below the repository that no image of it refers to; told where they were asked for.
+    unused: Option<Vec<String>>,
+}
+
+/// An image.
+#[derive(Debug, Serialize)]
+struct ImageVerdict {
+    image: String,
+    format: Option<String>,
+    measured: Option<By>,
+    error: Option<String>,
+}
+
+/// The objects of all images, each counted once.
+#[derive(Debug, Serialize)]
+struct ObjectsVerdict {
+    checked: u64,
+    /// Whether their content was read to its end.
+    data: bool,
+    /// How many the kernel did not measure, because it or the filesystem has no fs-verity.
+    computed: u64,
+    broken: Vec<BrokenObject>,
+}
+
+#[derive(Debug, Serialize)]
+struct BrokenObject {
+    object: String,
+    error: String,
+    files: Vec<UsedBy>,
+}
+
+/// A file of an image whose content an object is.
+#[derive(Clone, Debug, Serialize)]
+struct UsedBy {
+    image: String,
+    path: String,
+}
+
+/// The objects of images, each with the files that use it.
+type Uses = BTreeMap<ImageDigest, Vec<UsedBy>>;
+
+pub fn run(arguments: &VerifyArguments) -> Result<Verification, Failure> {
+    let repository = image_file::open_repository(&arguments.repository.directory)?;
+    let chosen = select(&repository, &arguments.images)?;
+    let mut uses = Uses::new();
+    let images = chosen.iter().map(|digest| look(&repository, *digest, &mut uses)).collect();
+    let directory = repository.objects()?;
+    let objects = check(directory.as_fd(), &uses, arguments.data);
+    let unused = arguments.list_unused.then(|| unused(&repository)).transpose()?;
+    let repository = printable(arguments.repository.directory.as_os_str().as_encoded_bytes());
+    Ok(Verification { repository, images, objects, unused })
+}
+
+/// The images that are meant: one, all, or the one that this system runs on.
+pub fn select(repository: &Repository, selection: &Selection) -> Result<Vec<ImageDigest>, Failure> {
+    match selection {
+        Selection { all: true, .. } => {
+            let images = catalog::images(repository)?;
+            if images.is_empty() {
+                return Err("repository: expected images, found none".into());
+            }
+            Ok(images)
+        }
+        Selection { digest: Some(digest), .. } => Ok(vec![*digest]),
+        Selection { digest: None, .. } => match booted::image(&booted::mount_at("/")?) {
+            Some(image) => Ok(vec![image]),
+            None => {
+                Err(Failure::Misuse("expected DIGEST or --all: this system does not run on a composefs image".into()))
+            }
+        },
+    }
+}
+
+/// Looks at an image, and notes what its files refer to.
+fn look(repository: &Repository, digest: ImageDigest, uses: &mut Uses) -> ImageVerdict {
+    let mut verdict = ImageVerdict { image: image_name(digest), format: None, measured: None, error: None };
+    if let Err(Failure::Misuse(error)) | Err(Failure::Reason(error)) = try_look(repository, digest, uses, &mut verdict)
+    {
+        verdict.error = Some(error);
+    }
+    verdict
+}
+
+fn try_look(
+    repository: &Repository,
+    digest: ImageDigest,
+    uses: &mut Uses,
+    verdict: &mut ImageVerdict,
+) -> Result<(), Failure> {
+    let (name, file) = repository.open_image(digest)?;
+    let measured = Measured::of(&file, digest.algorithm())?;
+    verdict.measured = Some(measured.by());
+    if measured.digest() != digest {
+        return Err(format!("expected {digest}, {measured}").into());
+    }
+    if measured.by() == By::FileWithoutVerity {
+        return Err("expected a file with fs-verity, found the right one without".into());
+    }
+    read_everything(&file)?;
+    verdict.format = Some(image::format(&name, &file)?.name().into());
+    objects::walk(&name, &file, |path, object| {
+        uses.entry(object).or_default().push(UsedBy { image: name.clone(), path });
+        true
+    })?;
+    Ok(())
+}
+
+fn check(directory: BorrowedFd<'_>, uses: &Uses, data: bool) -> ObjectsVerdict {
+    let objects: Vec<_> = uses.keys().copied().collect();
+    let found = parallel::map("objects", &objects, |digest| check_object(directory, *digest, data));
+    let mut verdict = ObjectsVerdict { checked: objects.len() as u64, data, computed: 0, broken: Vec::new() };
+    for ((digest, files), found) in uses.iter().zip(found) {
+        match found {
+            Ok(By::Kernel | By::FileWithoutVerity) => {}
+            Ok(By::NoVerityThere) => verdict.computed += 1,
+            Err(found) => verdict.broken.push(BrokenObject {
+                object: format!("objects/{}", object_name(*digest)),
+                error: Object::new(object_name(*digest), *digest, found).to_string(),
+                files: files.clone(),
+            }),
+        }
+    }
+    verdict
+}
+
+fn check_object(directory: BorrowedFd<'_>, expected: ImageDigest, data: bool) -> Result<By, Found> {
+    let file: File = object::open_unmeasured(directory, &object_name(expected))?;
+    let measured = Measured::of(&file, expected.algorithm()).map_err(Found::Unread)?;
+    match measured.by() {
+        _ if measured.digest() != expected => Err(measured.into_found()),
+        By::FileWithoutVerity => Err(Found::Unmeasured(rustix::io::Errno::NODATA)),
+        by => {
+            if data && by == By::Kernel {
+                read_everything(&file).map_err(Found::Damaged)?;
+            }
+            Ok(by)
+        }
+    }
+}
+
+/// What no image of the repository refers to, and is no image.
+fn unused(repository: &Repository) -> Result<Vec<String>, Failure> {
+    let mut used = BTreeSet::new();
+    for digest in catalog::images(repository)? {
+        // An image is an object, too.
+        used.insert(object_name(digest));
+        let (name, file) = repository.open_image(digest)?;
+        objects::walk(&name, &file, |_, object| {
+            used.insert(object_name(object));
+            true
+        })?;
+    }
+    let objects = catalog::objects(repository)?;
+    Ok(objects.into_iter().filter(|name| !used.contains(name)).map(|name| printable_object(&name)).collect())
+}
+
+fn printable_object(name: &str) -> String {
+    format!("objects/{}", printable(name.as_bytes()))
+}
+
+impl Finding for Verification {
+    fn answer(&self) -> Answer {
+        Answer::if_so(self.objects.broken.is_empty() && self.images.iter().all(|image| image.error.is_none()))
+    }
+
+    fn write_text(&self, text: &mut String, paint: Paint) -> fmt::Result {
+        for ImageVerdict { image, format, measured, error } in &self.images {
+            let format = format.as_deref().unwrap_or("image");
+            match (error, measured) {
+                (Some(error), _) => writeln!(text, "{} {image}: {error}", paint.bad("broken"))?,
+                (None, Some(by)) => writeln!(text, "{}     {image}: {format}, {by}", paint.good("ok"))?,
+                (None, None) => {}
+            }
+        }
+        let ObjectsVerdict { checked, data, computed, broken } = &self.objects;
+        for BrokenObject { error, files, .. } in broken {
+            writeln!(text, "{} {error}", paint.bad("broken"))?;
+            for UsedBy { image, path } in files {
+                writeln!(text, "         {path} ({})", image.get(..19).unwrap_or(image))?;
+            }
+        }
+        for object in self.unused.iter().flatten() {
+            writeln!(text, "unused {object}")?;
+        }
+        if *computed > 0 {
+            writeln!(text, "{computed} objects: {}", By::NoVerityThere)?;
+        }
+        let good = checked - broken.len() as u64;
+        writeln!(text, "{good} of {checked} objects are right{}", if *data { ", to their ends" } else { "" })
+    }
+}
