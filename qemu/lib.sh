@@ -269,8 +269,13 @@ program_for() {
 
 # command_path: the same of the command `sealroot`.
 command_path() {
-  local built
-  built="$(build_static "$(static_target)" sealroot --features cli)"
+  command_for "$(static_target)"
+}
+
+# command_for TARGET
+command_for() {
+  local built="${SEALROOT_COMMAND:-}"
+  [[ -n $built ]] || built="$(build_static "$1" sealroot --features cli)"
   stripped sealroot "$built"
 }
 

@@ -15,6 +15,7 @@
 )]
 
 mod actions;
+mod command;
 mod corruptions;
 mod damaged;
 mod disk;

@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
 
 use miniserde::Serialize;
-use rustix::fs::{MemfdFlags, Mode, OFlags};
+use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{FsOpenFlags, fsconfig_create, fsconfig_set_fd, fsconfig_set_string, fsopen};
 use sealroot::mount::KernelFeatures;
@@ -40,7 +40,17 @@ struct Feature {
 
 pub fn run(arguments: &ProbeArguments) -> Result<Probe, Failure> {
     let kernel = rustix::system::uname().release().to_string_lossy().into_owned();
-    let mut features = vec![fs_verity(arguments.repository.as_deref())?];
+    let path = arguments.repository.as_deref().unwrap_or_else(|| {
+        let booted = Path::new(BOOTED_REPOSITORY);
+        if booted.exists() { booted } else { Path::new("/") }
+    });
+    let name = printable(path.as_os_str().as_encoded_bytes());
+    let open = |flags: OFlags| {
+        rustix::fs::open(path, flags | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+            .map_err(|reason| Failure::Reason(format!("'{name}': {reason}")))
+    };
+    let (directory, location) = (open(OFlags::RDONLY)?, open(OFlags::PATH)?);
+    let mut features = vec![fs_verity(&name, File::from(directory.try_clone()?))];
     let overlay = |option: &str| {
         let context = context("overlay")?;
         Ok::<_, Failure>(supported(fsconfig_set_string(context.as_fd(), option, "require"))?)
@@ -52,16 +62,12 @@ pub fn run(arguments: &ProbeArguments) -> Result<Probe, Failure> {
         needed: true,
         without: "every boot is refused".into(),
     });
-    features.push(Feature {
-        feature: "EROFS from a file".into(),
-        since: "6.12",
-        found: erofs_from_a_file()?,
-        needed: false,
-        without: "a loop device".into(),
-    });
-    let directory = rustix::fs::open("/", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
-    let location = rustix::fs::open("/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
-    let by_path = fsconfig_set_string(context("overlay")?.as_fd(), "lowerdir+", "/");
+    let (found, without) = match erofs_from_a_file(&directory) {
+        Ok(found) => (found, "a loop device".into()),
+        Err(reason) => (false, format!("not known, no file to try at '{name}' ({reason})")),
+    };
+    features.push(Feature { feature: "EROFS from a file".into(), since: "6.12", found, needed: false, without });
+    let by_path = fsconfig_set_string(context("overlay")?.as_fd(), "lowerdir+", path);
     let by_descriptor = |fd: &OwnedFd| Ok::<_, Failure>(fsconfig_set_fd(context("overlay")?.as_fd(), "lowerdir+", fd));
     for (feature, since, result, without) in [
         ("overlayfs: layers one by one", "6.7", by_path, "one string of layers"),
@@ -102,26 +108,31 @@ fn supported(result: Result<(), Errno>) -> Result<bool, Errno> {
     }
 }
 
-/// A file of zeros is no EROFS: a kernel that would mount one finds that out, another wants a block device.
-fn erofs_from_a_file() -> Result<bool, Failure> {
-    let file = rustix::fs::memfd_create("probe", MemfdFlags::CLOEXEC)?;
-    rustix::fs::ftruncate(&file, 4096)?;
-    let context = context("erofs")?;
+/// By a file that is no EROFS: a kernel that would mount one finds that out, another wants a block device. It must lie
+/// where the page cache can be filled from, which a tmpfs is not.
+fn erofs_from_a_file(directory: &OwnedFd) -> Result<bool, Errno> {
+    let file = file_to_try(directory)?;
+    let context = fsopen("erofs", FsOpenFlags::FSOPEN_CLOEXEC)?;
     fsconfig_set_string(context.as_fd(), "source", format!("/proc/self/fd/{}", file.as_raw_fd()))?;
     Ok(!matches!(fsconfig_create(context.as_fd()), Err(Errno::NOTBLK)))
 }
 
-/// fs-verity on the filesystem of a repository: where there is fs-verity, a directory is something without it.
-fn fs_verity(repository: Option<&Path>) -> Result<Feature, Failure> {
-    let path = repository.unwrap_or_else(|| {
-        let booted = Path::new(BOOTED_REPOSITORY);
-        if booted.exists() { booted } else { Path::new("/") }
-    });
-    let name = printable(path.as_os_str().as_encoded_bytes());
-    let directory = File::open(path).map_err(|reason| Failure::Reason(format!("'{name}': {reason}")))?;
+/// A file that a repository has, else one without a name: nothing is left of it.
+fn file_to_try(directory: &OwnedFd) -> Result<OwnedFd, Errno> {
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    rustix::fs::openat(directory, "meta.json", flags, Mode::empty()).or_else(|_| {
+        let flags = OFlags::RDWR | OFlags::TMPFILE | OFlags::CLOEXEC;
+        let file = rustix::fs::openat(directory, ".", flags, Mode::RUSR)?;
+        rustix::fs::ftruncate(&file, 4096)?;
+        Ok(file)
+    })
+}
+
+/// fs-verity on the filesystem of a directory, which is something without it where there is fs-verity.
+fn fs_verity(name: &str, directory: File) -> Feature {
     let found = matches!(verify::measure(&directory), Ok(_) | Err(Errno::NODATA));
     let without = if found { String::new() } else { filesystem_without_verity(&directory) };
-    Ok(Feature { feature: format!("fs-verity at '{name}'"), since: "5.4", found, needed: true, without })
+    Feature { feature: format!("fs-verity at '{name}'"), since: "5.4", found, needed: true, without }
 }
 
 impl Finding for Probe {
