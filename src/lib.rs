@@ -57,4 +57,6 @@ pub mod repository;
 pub mod stage;
 mod sys;
 pub mod tree;
+#[cfg(feature = "uki")]
+pub mod uki;
 pub mod verify;

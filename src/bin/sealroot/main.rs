@@ -4,16 +4,16 @@ mod arguments;
 mod booted;
 mod catalog;
 mod digest;
+#[cfg(test)]
+mod documents;
 mod enable;
 mod entry;
 mod image_file;
-mod initramfs;
 mod inspect;
 mod karg;
 mod measure;
 mod output;
 mod parallel;
-mod pe;
 mod probe;
 mod status;
 mod uki;

@@ -6,20 +6,21 @@ use std::io::Read;
 use std::path::Path;
 
 use miniserde::Serialize;
+use miniserde::json::{self, Value};
 use sealroot::boot::chain;
 use sealroot::cmdline::CommandLine;
 use sealroot::config::{Config, SEALROOT_TOML, SETUP_ROOT_CONF_TOML};
 use sealroot::firmware::{Lockdown, SecureBoot};
 use sealroot::openings::{self, Opening};
 use sealroot::policy::{self, Decision, Policy, Settings, Verification};
+use sealroot::uki::initramfs::{Content, Initramfs};
+use sealroot::uki::pe::{MAX_SIZE, PeError, Sections, Signature, Uki, required};
 use sealroot::{assemble, image};
 
 use crate::arguments::UkiArguments;
 use crate::image_file;
-use crate::initramfs::{Content, Initramfs};
 use crate::measure;
 use crate::output::{Answer, Failure, Finding, Paint, printable};
-use crate::pe::{MAX_SIZE, PeError, Sections, Signature, Uki, required};
 
 /// The boot program, in the initramfs.
 const PROGRAM: &str = "usr/lib/sealroot/sealroot-initrd";
@@ -115,7 +116,7 @@ fn judge(sections: &Sections<'_>, command_line: &[u8], initrd: &[u8], repository
         problems: Vec::new(),
         image: None,
     };
-    let initramfs = match Initramfs::read(initrd) {
+    let initramfs = match Initramfs::read(initrd, &is_read) {
         Ok(initramfs) => initramfs,
         Err(error) => {
             verdict.problems.push(chain(&error));
@@ -137,6 +138,15 @@ fn judge(sections: &Sections<'_>, command_line: &[u8], initrd: &[u8], repository
         Err(problem) => verdict.problems.push(problem),
     }
     verdict
+}
+
+/// The files of an initramfs whose content counts.
+fn is_read(path: &str) -> bool {
+    path.ends_with("/modules.builtin")
+        || [SEALROOT_TOML, SETUP_ROOT_CONF_TOML].iter().any(|config| config.strip_prefix('/') == Some(path))
+        || SHIPPED
+            .iter()
+            .any(|(unit, _)| path.strip_prefix(UNITS).and_then(|rest| rest.strip_prefix('/')) == Some(*unit))
 }
 
 /// What the boot program would decide on a machine that enforces Secure Boot.
@@ -168,7 +178,7 @@ fn config<'a>(initramfs: &'a Initramfs, path: &str) -> Result<&'a str, String> {
 /// What the initramfs lacks for a sealed boot.
 fn missing_parts(initramfs: &Initramfs) -> Vec<String> {
     let mut problems = Vec::new();
-    if !matches!(initramfs.get(PROGRAM), Some(Content::Bytes(_) | Content::Large)) {
+    if !matches!(initramfs.get(PROGRAM), Some(Content::Bytes(_) | Content::Unread)) {
         problems.push(format!("initramfs: expected the boot program '/{PROGRAM}', found none"));
     }
     for (unit, shipped) in SHIPPED {
@@ -270,6 +280,9 @@ impl ProfileVerdict {
         for image in &self.images {
             writeln!(text, "image:        {image}")?;
         }
+        if let Some(settings) = &self.policy {
+            writeln!(text, "policy:       {}", settings_text(settings))?;
+        }
         if let Some(image) = &self.image {
             writeln!(text, "repository:   {image}")?;
         }
@@ -278,4 +291,22 @@ impl ProfileVerdict {
         }
         self.problems.iter().try_for_each(|problem| writeln!(text, "{}      {problem}", paint.bad("problem:")))
     }
+}
+
+/// The settings that a configuration changes, as `key = value`.
+fn settings_text(settings: &Settings) -> String {
+    let json: Value = match json::from_str(&json::to_string(settings)) {
+        Ok(value) => value,
+        Err(_) => return String::new(),
+    };
+    let Value::Object(fields) = json else { return String::new() };
+    let changed = fields.iter().filter_map(|(key, setting)| match setting {
+        Value::Object(setting) => match (setting.get("value")?, setting.get("from")?) {
+            (_, Value::String(from)) if from == "default" => None,
+            (value, _) => Some(format!("{key} = {}", json::to_string(value))),
+        },
+        _ => None,
+    });
+    let changed: Vec<_> = changed.collect();
+    if changed.is_empty() { "the defaults".into() } else { changed.join(", ") }
 }

@@ -23,6 +23,7 @@ const PKCS_SIGNED_DATA: [u8; 2] = [2, 0];
 pub struct Uki<'a> {
     /// What machine it is for.
     pub machine: String,
+    /// Whether it is signed.
     pub signature: Signature,
     /// What each profile starts with; there is one at least.
     pub profiles: Vec<Sections<'a>>,
@@ -34,27 +35,44 @@ pub type Sections<'a> = BTreeMap<String, &'a [u8]>;
 /// Whether there is a signature. Whose it is, and whether it is right, is the firmware's matter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Signature {
+    /// There is one.
     Present,
+    /// There is none.
     Absent,
 }
 
 /// Why a file is no UKI.
 #[derive(Debug, Error)]
 pub enum PeError {
+    /// Another kind of file, or a damaged one.
     #[error("expected a PE executable for a 64-bit machine")]
     Pe(#[source] object::Error),
+    /// A signature that is cut off.
     #[error("expected certificates inside the file, found {size} bytes at {offset} in a file of {length}")]
-    Certificates { offset: u64, size: u64, length: usize },
+    Certificates {
+        /// Where they should be, in bytes.
+        offset: u64,
+        /// How long they should be.
+        size: u64,
+        /// How long the file is.
+        length: usize,
+    },
+    /// A section that is cut off.
     #[error("section '{name}': expected inside the file")]
     Section {
+        /// Its name.
         name: String,
+        /// What is wrong.
         #[source]
         reason: object::Error,
     },
+    /// A PE executable of another kind.
     #[error("expected a unified kernel image, found a PE executable without a section '{0}'")]
     NoSection(&'static str),
+    /// A file that is too long.
     #[error("expected at most {MAX_SIZE} bytes, found {0}")]
     TooLong(u64),
+    /// A file that cannot be read.
     #[error("cannot be read")]
     Read(#[source] io::Error),
 }
@@ -65,7 +83,8 @@ impl<'a> Uki<'a> {
         let file = PeFile64::parse(content).map_err(PeError::Pe)?;
         let mut parts = vec![Sections::new()];
         for section in file.sections() {
-            let name = String::from_utf8_lossy(section.name_bytes().map_err(PeError::Pe)?).into_owned();
+            // Those that matter are ASCII; no other is equal to one of them.
+            let name = section.name_bytes().map_err(PeError::Pe)?.escape_ascii().to_string();
             let content = match section.data() {
                 Ok(content) => content,
                 Err(reason) => return Err(PeError::Section { name, reason }),

@@ -13,8 +13,13 @@ use thiserror::Error;
 const MAX_SIZE: u64 = 4 << 30;
 /// `PATH_MAX`
 const MAX_NAME: u32 = 4096;
-/// What is kept of a file: no unit, configuration or list of modules is larger, in bytes.
+/// No file whose content is wanted is larger, and all of them together are not, in bytes.
 const MAX_CONTENT: u32 = 1 << 20;
+const MAX_CONTENTS: usize = 16 << 20;
+/// A file with several names may be wanted by one that comes later: up to this size it is kept, in bytes.
+const MAX_LINKED: u32 = 64 << 10;
+/// No initramfs has more files.
+const MAX_ENTRIES: usize = 1 << 20;
 /// `struct cpio_newc_header`: a magic number and 13 fields of eight hexadecimal digits.
 const HEADER: usize = 6 + FIELDS * 8;
 const FIELDS: usize = 13;
@@ -28,15 +33,21 @@ const S_IFLNK: u32 = 0o120_000;
 #[derive(Debug, Default)]
 pub struct Initramfs {
     files: BTreeMap<String, Content>,
+    /// How much was kept, in bytes, and how many files were seen.
+    kept: usize,
+    entries: usize,
 }
+
+/// Says of a path whether the file's content is wanted.
+type Wanted<'a> = &'a dyn Fn(&str) -> bool;
 
 /// What is known of a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Content {
     /// All bytes of a regular file.
     Bytes(Vec<u8>),
-    /// A regular file that nobody reads here.
-    Large,
+    /// A regular file whose content was not wanted, or was too large for it.
+    Unread,
     /// A symbolic link.
     Link(Vec<u8>),
     /// A directory or a special file.
@@ -51,6 +62,7 @@ pub enum InitramfsError {
     Archive {
         /// How much was read of this archive or of the stream that it is in.
         offset: u64,
+        /// What is wrong.
         #[source]
         reason: io::Error,
     },
@@ -60,8 +72,8 @@ pub enum InitramfsError {
 }
 
 impl Initramfs {
-    /// Reads all archives.
-    pub fn read(mut rest: &[u8]) -> Result<Self, InitramfsError> {
+    /// Reads all archives, and of the files those that are `wanted`.
+    pub fn read(mut rest: &[u8], wanted: Wanted<'_>) -> Result<Self, InitramfsError> {
         let mut initramfs = Self::default();
         loop {
             // The kernel skips zeros between archives.
@@ -69,16 +81,16 @@ impl Initramfs {
             rest = rest.get(zeros..).unwrap_or_default();
             match rest {
                 [] => return Ok(initramfs),
-                [b'0', b'7', b'0', b'7', b'0', ..] => initramfs.add_archives(&mut rest, Archives::One)?,
+                [b'0', b'7', b'0', b'7', b'0', ..] => initramfs.add_archives(&mut rest, Archives::One, wanted)?,
                 [0x1f, 0x8b, ..] => {
                     let mut decoder = GzDecoder::new(rest);
-                    initramfs.add_archives(&mut decoder, Archives::All)?;
+                    initramfs.add_archives(&mut decoder, Archives::All, wanted)?;
                     rest = decoder.into_inner();
                 }
                 [0x28, 0xb5, 0x2f, 0xfd, ..] => {
                     let decoder = StreamingDecoder::new(&mut rest).map_err(io::Error::other);
                     let mut decoder = decoder.map_err(|reason| InitramfsError::Archive { offset: 0, reason })?;
-                    initramfs.add_archives(&mut decoder, Archives::All)?;
+                    initramfs.add_archives(&mut decoder, Archives::All, wanted)?;
                 }
                 _ => return Err(InitramfsError::Format(kind(rest))),
             }
@@ -95,11 +107,16 @@ impl Initramfs {
         self.files.keys().map(String::as_str)
     }
 
-    fn add_archives(&mut self, source: &mut dyn Read, archives: Archives) -> Result<(), InitramfsError> {
+    fn add_archives(
+        &mut self,
+        source: &mut dyn Read,
+        archives: Archives,
+        wanted: Wanted<'_>,
+    ) -> Result<(), InitramfsError> {
         let mut source = Counted { source: source.take(MAX_SIZE), offset: 0 };
         let mut links = BTreeMap::new();
         let result = loop {
-            match self.add_entry(&mut source, &mut links) {
+            match self.add_entry(&mut source, &mut links, wanted) {
                 Ok(Next::Entry) => {}
                 Ok(Next::Archive) if archives == Archives::All => links.clear(),
                 Ok(Next::Archive | Next::End) => break Ok(()),
@@ -145,7 +162,7 @@ impl Read for Counted<'_> {
 }
 
 impl Initramfs {
-    fn add_entry(&mut self, source: &mut Counted<'_>, links: &mut HardLinks) -> io::Result<Next> {
+    fn add_entry(&mut self, source: &mut Counted<'_>, links: &mut HardLinks, wanted: Wanted<'_>) -> io::Result<Next> {
         let Some(header) = read_header(source)? else { return Ok(Next::End) };
         let [inode, mode, _, _, link_count, _, size, major, minor, _, _, name_size, _] = header;
         if name_size == 0 || name_size > MAX_NAME {
@@ -160,23 +177,34 @@ impl Initramfs {
             return Ok(Next::Archive);
         }
         let name = name.trim_start_matches("./").trim_matches('/').to_owned();
+        let is_wanted = size <= MAX_CONTENT && wanted(&name) || link_count > 1 && size <= MAX_LINKED;
         let content = match mode & S_IFMT {
-            S_IFREG if size <= MAX_CONTENT => Content::Bytes(read_bytes(source, size, 0)?),
+            S_IFREG if is_wanted => Content::Bytes(read_bytes(source, size, 0)?),
             S_IFLNK if size <= MAX_NAME => Content::Link(read_bytes(source, size, 0)?),
             kind => {
                 skip(source, size)?;
-                if kind == S_IFREG { Content::Large } else { Content::Other }
+                if kind == S_IFREG { Content::Unread } else { Content::Other }
             }
         };
+        self.entries += 1;
+        self.kept += if let Content::Bytes(bytes) = &content { bytes.len() } else { 0 };
+        if self.entries > MAX_ENTRIES || self.kept > MAX_CONTENTS {
+            let found = format!("found more than {MAX_ENTRIES} files, or {MAX_CONTENTS} bytes to look at");
+            return Err(io::Error::other(found));
+        }
         let mut names = vec![name];
         if link_count > 1 && mode & S_IFMT == S_IFREG {
             // Only one of them comes with the content.
             let known = links.entry((major, minor, inode)).or_default();
             known.append(&mut names);
-            names.extend(if size > 0 { known.clone() } else { known.last().cloned().into_iter().collect() });
+            names = if size > 0 { std::mem::take(known) } else { known.last().cloned().into_iter().collect() };
         }
         for name in names {
-            self.files.insert(name, content.clone());
+            let content = match &content {
+                Content::Bytes(_) if !wanted(&name) => Content::Unread,
+                content => content.clone(),
+            };
+            self.files.insert(name, content);
         }
         Ok(Next::Entry)
     }
@@ -309,7 +337,7 @@ mod tests {
         let settings = [file("usr/a", "two"), file("etc/x", ""), trailer()].concat();
         for compress in [zstd, gzip, <[u8]>::to_vec] {
             let bytes = [microcode.clone(), compress(&main), vec![0; 3], settings.clone()].concat();
-            let initramfs = Initramfs::read(&bytes).unwrap();
+            let initramfs = Initramfs::read(&bytes, &|_| true).unwrap();
             assert_eq!(content(&initramfs, "usr/a"), "two");
             assert_eq!(content(&initramfs, "usr/b"), "inner");
             assert_eq!(content(&initramfs, "etc/x"), "");
@@ -320,22 +348,24 @@ mod tests {
             assert_eq!(initramfs.get("usr"), Some(&Content::Other));
             assert_eq!(initramfs.paths().count(), 8);
         }
-        assert_eq!(Initramfs::read(&[0; 8]).unwrap().paths().count(), 0);
+        let nothing = Initramfs::read(&file("usr/a", "one"), &|path| path == "usr/b").unwrap();
+        assert_eq!(nothing.get("usr/a"), Some(&Content::Unread));
+        assert_eq!(Initramfs::read(&[0; 8], &|_| true).unwrap().paths().count(), 0);
     }
 
     #[test]
     fn what_is_damaged_is_an_error() {
         let good = [file("usr/a", "some content"), trailer()].concat();
         for end in 1..good.len() - trailer().len() {
-            assert!(Initramfs::read(&good[..end]).is_err(), "cut at {end}");
+            assert!(Initramfs::read(&good[..end], &|_| true).is_err(), "cut at {end}");
         }
         for compress in [zstd, gzip] {
             let compressed = compress(&good);
             for end in 2..compressed.len() - 1 {
                 // A frame's checksum may be missing.
-                let _ = Initramfs::read(&compressed[..end]);
+                let _ = Initramfs::read(&compressed[..end], &|_| true);
             }
-            assert!(Initramfs::read(&compressed[..compressed.len() / 2]).is_err());
+            assert!(Initramfs::read(&compressed[..compressed.len() / 2], &|_| true).is_err());
         }
         for (bytes, message) in [
             (
@@ -349,7 +379,7 @@ mod tests {
             ([b"07070".to_vec(), vec![b'1'; 200]].concat(), "initramfs: archive at byte 110 (unpacked)"),
             ([b"070701".to_vec(), vec![b'x'; 200]].concat(), "initramfs: archive at byte 110 (unpacked)"),
         ] {
-            assert_eq!(Initramfs::read(&bytes).unwrap_err().to_string(), message);
+            assert_eq!(Initramfs::read(&bytes, &|_| true).unwrap_err().to_string(), message);
         }
     }
 }
