@@ -263,7 +263,7 @@ program_path() {
 # program_for TARGET: the same for another machine.
 program_for() {
   local built="${SEALROOT_PROGRAM:-}"
-  [[ -n $built ]] || built="$(build_static "$1" sealroot-initrd)"
+  [[ -n $built ]] || built="$(build_static "$1" sealroot-initrd release)"
   stripped sealroot-initrd "$built"
 }
 
@@ -275,18 +275,18 @@ command_path() {
 # command_for TARGET
 command_for() {
   local built="${SEALROOT_COMMAND:-}"
-  [[ -n $built ]] || built="$(build_static "$1" sealroot --features cli)"
+  [[ -n $built ]] || built="$(build_static "$1" sealroot cli --features cli)"
   stripped sealroot "$built"
 }
 
-# build_static TARGET PROGRAM [OPTION...]: builds one of our programs and prints the path of the file.
+# build_static TARGET PROGRAM PROFILE [OPTION...]: builds one of our programs and prints the path of the file.
 build_static() {
-  local target="$1" name="$2" flags=()
+  local target="$1" name="$2" profile="$3" flags=()
   [[ $target != *-gnu ]] || flags=(RUSTFLAGS=-Ctarget-feature=+crt-static)
   ensure_target "$target" || die "no target $target"
   (cd "$project_dir" && with_progress "building $name" env "${flags[@]}" \
-    cargo build --release --locked --bin "$name" --target "$target" "${@:3}")
-  echo "${CARGO_TARGET_DIR:-$project_dir/target}/$target/release/$name"
+    cargo build --profile "$profile" --locked --bin "$name" --target "$target" "${@:4}")
+  echo "${CARGO_TARGET_DIR:-$project_dir/target}/$target/$profile/$name"
 }
 
 # stripped NAME PROGRAM: prints the path of a copy without symbols.
@@ -326,15 +326,15 @@ probe_kvm() {
   fi
 }
 
-# accelerator_options: fills the array `accel` with QEMU's options for it. QEMU 7.2 emulates cmpxchg16b wrongly (stale
+# accelerator_options [CPUS]: fills the array `accel` with QEMU's options for it. QEMU 7.2 emulates cmpxchg16b wrongly (stale
 # flags, so that the kernel's allocator now and then runs into a debug trap): the emulated CPU does without.
 # shellcheck disable=SC2034 # for the caller
 accelerator_options() {
   local name
   name="$(accelerator)"
   case "$name" in
-    kvm) accel=(-accel kvm -cpu host -smp 1) ;;
-    tcg) accel=(-accel "tcg,thread=multi" -cpu "max,-cx16,-la57" -smp 1) ;;
+    kvm) accel=(-accel kvm -cpu host -smp "${1:-1}") ;;
+    tcg) accel=(-accel "tcg,thread=multi" -cpu "max,-cx16,-la57" -smp "${1:-1}") ;;
     *) die "unknown accelerator '$name'" ;;
   esac
 }

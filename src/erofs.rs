@@ -21,12 +21,22 @@ const MIN_ENTRY: u64 = 12;
 /// Below a directory that is nested deeper than this no path leads (`PATH_MAX`).
 const MAX_DEPTH: usize = 2048;
 
+/// What is read at once and kept, in bytes: what fs-verity checks at once.
+const BLOCK: usize = 4096;
+/// How many blocks are kept: erofs-rs reads inodes, names and xattrs one by one, and goes back and forth between them.
+const BLOCKS: usize = 256;
+
 /// An image file as erofs-rs reads it. The first failure of the file itself is kept, for the message.
 #[derive(Debug)]
 pub struct Reader<'a> {
     file: &'a File,
     failure: Mutex<Option<io::Error>>,
+    /// By the remainders of their numbers.
+    blocks: Mutex<Vec<Option<Block>>>,
 }
+
+/// A block with its number.
+type Block = (u64, Box<[u8; BLOCK]>);
 
 /// Why an image cannot be read.
 #[derive(Debug, Error)]
@@ -72,7 +82,7 @@ impl ErofsReason {
 impl<'a> Reader<'a> {
     /// Of an open image file.
     pub fn new(file: &'a File) -> Self {
-        Self { file, failure: Mutex::new(None) }
+        Self { file, failure: Mutex::new(None), blocks: Mutex::default() }
     }
 
     /// The filesystem in the image.
@@ -147,6 +157,9 @@ impl Iterator for Entries<'_> {
 
 impl AsyncImage for &Reader<'_> {
     async fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> erofs_rs::Result<()> {
+        if self.read_from_block(buffer, offset).is_some() {
+            return Ok(());
+        }
         self.file.read_exact_at(buffer, offset).map_err(|error| {
             let reason = error.to_string();
             // The end of the file is the image's contradiction, not the disk's.
@@ -157,6 +170,31 @@ impl AsyncImage for &Reader<'_> {
             }
             erofs_rs::Error::OutOfBounds(reason)
         })
+    }
+}
+
+impl Reader<'_> {
+    /// Reads from one block that is kept, or can be read; `None` for everything else, the last and short block included.
+    fn read_from_block(&self, buffer: &mut [u8], offset: u64) -> Option<()> {
+        let number = offset / BLOCK as u64;
+        let start = usize::try_from(offset % BLOCK as u64).ok()?;
+        let mut blocks = self.blocks.lock().ok()?;
+        if blocks.is_empty() {
+            blocks.resize_with(BLOCKS, || None);
+        }
+        let slot = blocks.get_mut(usize::try_from(number % BLOCKS as u64).ok()?)?;
+        if slot.as_ref().is_none_or(|(kept, _)| *kept != number) {
+            // Once it is known that it will be of use.
+            if start + buffer.len() > BLOCK {
+                return None;
+            }
+            let mut block = slot.take().map_or_else(|| Box::new([0; BLOCK]), |(_, block)| block);
+            self.file.read_exact_at(&mut *block, number * BLOCK as u64).ok()?;
+            *slot = Some((number, block));
+        }
+        let (_, block) = slot.as_ref()?;
+        buffer.copy_from_slice(block.get(start..start.checked_add(buffer.len())?)?);
+        Some(())
     }
 }
 

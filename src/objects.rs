@@ -103,14 +103,18 @@ fn first_user(name: &str, image: &File, wanted: ImageDigest) -> Result<String, O
         if digest != wanted {
             return true;
         }
-        user = path;
+        user = path();
         false
     })?;
     Ok(user)
 }
 
-/// Calls `each` with the path and the object of every file that has one, until that says to stop.
-pub fn walk(name: &str, image: &File, mut each: impl FnMut(String, ImageDigest) -> bool) -> Result<(), ObjectsError> {
+/// Calls `each` with the path, for who wants it, and the object of every file that has one, until that says to stop.
+pub fn walk(
+    name: &str,
+    image: &File,
+    mut each: impl FnMut(&dyn Fn() -> String, ImageDigest) -> bool,
+) -> Result<(), ObjectsError> {
     let reader = Reader::new(image);
     let failed = |error| ObjectsError::Image(ImageError::new(name, error));
     let filesystem = reader.filesystem().map_err(failed)?;
@@ -132,7 +136,7 @@ pub fn walk(name: &str, image: &File, mut each: impl FnMut(String, ImageDigest) 
             Some(redirect) => return Err(reference(format!("{REDIRECT} '{}'", redirect.escape_ascii()))),
             None => return Err(reference(format!("no {REDIRECT}"))),
         }
-        if !each(path(), digest) {
+        if !each(&path, digest) {
             break;
         }
     }

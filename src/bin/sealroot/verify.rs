@@ -61,16 +61,18 @@ struct UsedBy {
     path: String,
 }
 
-/// The objects of images, each with the files that use it.
-type Uses = BTreeMap<ImageDigest, Vec<UsedBy>>;
-
 pub fn run(arguments: &VerifyArguments) -> Result<Verification, Failure> {
     let repository = image_file::open_repository(&arguments.repository.directory)?;
     let chosen = select(&repository, &arguments.images)?;
-    let mut uses = Uses::new();
-    let images = chosen.iter().map(|digest| look(&repository, *digest, &mut uses)).collect();
+    let mut images = Vec::new();
+    let mut used = BTreeSet::new();
+    for (verdict, objects) in parallel::map("images", &chosen, |digest| look(&repository, *digest)) {
+        images.push(verdict);
+        used.extend(objects);
+    }
     let directory = repository.objects()?;
-    let objects = check(directory.as_fd(), &uses, arguments.data);
+    let mut objects = check(directory.as_fd(), &used.into_iter().collect::<Vec<_>>(), arguments.data);
+    name_users(&repository, &images, &mut objects.broken)?;
     let unused = arguments.list_unused.then(|| unused(&repository)).transpose()?;
     let repository = printable(arguments.repository.directory.as_os_str().as_encoded_bytes());
     Ok(Verification { repository, images, objects, unused })
@@ -96,22 +98,23 @@ pub fn select(repository: &Repository, selection: &Selection) -> Result<Vec<Imag
     }
 }
 
-/// Looks at an image, and notes what its files refer to.
-fn look(repository: &Repository, digest: ImageDigest, uses: &mut Uses) -> ImageVerdict {
+/// Looks at an image; what its files refer to, too.
+fn look(repository: &Repository, digest: ImageDigest) -> (ImageVerdict, Vec<ImageDigest>) {
     let mut verdict = ImageVerdict { image: image_name(digest), format: None, measured: None, error: None };
-    if let Err(Failure::Misuse(error)) | Err(Failure::Reason(error)) = try_look(repository, digest, uses, &mut verdict)
-    {
-        verdict.error = Some(error);
+    match try_look(repository, digest, &mut verdict) {
+        Ok(objects) => (verdict, objects),
+        Err(Failure::Misuse(error) | Failure::Reason(error)) => {
+            verdict.error = Some(error);
+            (verdict, Vec::new())
+        }
     }
-    verdict
 }
 
 fn try_look(
     repository: &Repository,
     digest: ImageDigest,
-    uses: &mut Uses,
     verdict: &mut ImageVerdict,
-) -> Result<(), Failure> {
+) -> Result<Vec<ImageDigest>, Failure> {
     let (name, file) = repository.open_image(digest)?;
     let measured = Measured::of(&file, digest.algorithm())?;
     verdict.measured = Some(measured.by());
@@ -123,29 +126,52 @@ fn try_look(
     }
     read_everything(&file)?;
     verdict.format = Some(image::format(&name, &file)?.name().into());
-    objects::walk(&name, &file, |path, object| {
-        uses.entry(object).or_default().push(UsedBy { image: name.clone(), path });
+    let mut objects = Vec::new();
+    objects::walk(&name, &file, |_, object| {
+        objects.push(object);
         true
     })?;
-    Ok(())
+    Ok(objects)
 }
 
-fn check(directory: BorrowedFd<'_>, uses: &Uses, data: bool) -> ObjectsVerdict {
-    let objects: Vec<_> = uses.keys().copied().collect();
-    let found = parallel::map("objects", &objects, |digest| check_object(directory, *digest, data));
+fn check(directory: BorrowedFd<'_>, objects: &[ImageDigest], data: bool) -> ObjectsVerdict {
+    let found = parallel::map("objects", objects, |digest| check_object(directory, *digest, data));
     let mut verdict = ObjectsVerdict { checked: objects.len() as u64, data, computed: 0, broken: Vec::new() };
-    for ((digest, files), found) in uses.iter().zip(found) {
+    for (digest, found) in objects.iter().zip(found) {
         match found {
             Ok(By::Kernel | By::FileWithoutVerity) => {}
             Ok(By::NoVerityThere) => verdict.computed += 1,
             Err(found) => verdict.broken.push(BrokenObject {
                 object: format!("objects/{}", object_name(*digest)),
                 error: Object::new(object_name(*digest), *digest, found).to_string(),
-                files: files.clone(),
+                files: Vec::new(),
             }),
         }
     }
     verdict
+}
+
+/// Adds the files whose content broken objects are.
+fn name_users(repository: &Repository, images: &[ImageVerdict], broken: &mut [BrokenObject]) -> Result<(), Failure> {
+    let mut places = BTreeMap::new();
+    for (place, object) in broken.iter().enumerate() {
+        places.insert(object.object.clone(), place);
+    }
+    if places.is_empty() {
+        return Ok(());
+    }
+    for ImageVerdict { image, .. } in images.iter().filter(|image| image.error.is_none()) {
+        let digest: ImageDigest = image.trim_start_matches("images/").parse()?;
+        let (name, file) = repository.open_image(digest)?;
+        objects::walk(&name, &file, |path, object| {
+            let place = places.get(&format!("objects/{}", object_name(object)));
+            if let Some(object) = place.and_then(|place| broken.get_mut(*place)) {
+                object.files.push(UsedBy { image: image.clone(), path: path() });
+            }
+            true
+        })?;
+    }
+    Ok(())
 }
 
 fn check_object(directory: BorrowedFd<'_>, expected: ImageDigest, data: bool) -> Result<By, Found> {
