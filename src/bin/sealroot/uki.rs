@@ -40,6 +40,9 @@ const SHIPPED: [(&str, &str); 5] = [
 /// What enables them.
 const ENABLED: [&str; 2] =
     ["initrd-root-fs.target.requires/sealroot.service", "initrd.target.wants/sealroot-guard.service"];
+/// The units that others could override.
+const GUARDED: [&str; 4] =
+    ["sealroot.service", "sealroot-guard.service", "sealroot-refused.service", "initrd-switch-root.service"];
 /// What the kernel must be able to do.
 const MODULES: [&str; 2] = ["erofs", "overlay"];
 
@@ -193,6 +196,9 @@ fn missing_parts(initramfs: &Initramfs) -> Vec<String> {
             problems.push(format!("initramfs: expected '{link}', found none: the unit is not enabled"));
         }
     }
+    problems.extend(initramfs.paths().filter(|path| overrides(path)).map(|path| {
+        format!("initramfs: expected nothing to override units of sealroot, found '/{}'", printable(path.as_bytes()))
+    }));
     for module in MODULES {
         if !has_module(initramfs, module) {
             problems
@@ -200,6 +206,21 @@ fn missing_parts(initramfs: &Initramfs) -> Vec<String> {
         }
     }
     problems
+}
+
+/// Whether a path is that of a unit, or of a drop-in, that takes the place of ours or adds to one.
+fn overrides(path: &str) -> bool {
+    let mut parts = path.rsplit('/');
+    let (name, folder) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
+    if !path.contains("systemd/") || SHIPPED.iter().any(|(unit, _)| path == format!("{UNITS}/{unit}")) {
+        return false;
+    }
+    GUARDED.iter().any(|unit| {
+        let is_drop_in = folder == format!("{unit}.d") && name.ends_with(".conf");
+        // systemd's own is at the one place; links in `.wants` and `.requires` are no units.
+        let is_unit = name == *unit && folder == "system" && path != format!("{UNITS}/initrd-switch-root.service");
+        is_drop_in || is_unit
+    })
 }
 
 /// Whether a module is there, or is in the kernel by the word of the list that comes with the modules.
@@ -309,4 +330,51 @@ fn settings_text(settings: &Settings) -> String {
     });
     let changed: Vec<_> = changed.collect();
     if changed.is_empty() { "the defaults".into() } else { changed.join(", ") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn overriding_units() {
+        for path in [
+            "etc/systemd/system/sealroot.service",
+            "etc/systemd/system/initrd-switch-root.service",
+            "usr/lib/systemd/system/initrd-switch-root.service.d/60-more.conf",
+            "etc/systemd/system/initrd-switch-root.service.d/50-sealroot.conf",
+            "run/systemd/system/sealroot-guard.service.d/x.conf",
+            "usr/local/lib/systemd/system/sealroot-refused.service",
+        ] {
+            assert!(overrides(path), "{path}");
+        }
+        for path in [
+            "usr/lib/systemd/system/sealroot.service",
+            "usr/lib/systemd/system/initrd-switch-root.service",
+            "usr/lib/systemd/system/initrd-switch-root.service.d/50-sealroot.conf",
+            "usr/lib/systemd/system/initrd.target.wants/sealroot-guard.service",
+            "usr/lib/systemd/system/initrd-switch-root.service.d",
+            "usr/lib/sealroot/sealroot.toml",
+        ] {
+            assert!(!overrides(path), "{path}");
+        }
+    }
+
+    #[test]
+    fn modules() {
+        let has = |path: &str| {
+            let mut archive = Vec::new();
+            let header = [1, 0o100_644, 0, 0, 1, 0, 0, 0, 0, 0, 0, path.len() as u32 + 1, 0];
+            archive.extend(b"070701");
+            archive.extend(header.map(|field| format!("{field:08x}")).concat().bytes());
+            archive.extend(path.bytes());
+            archive.push(0);
+            archive.resize(archive.len().next_multiple_of(4), 0);
+            has_module(&Initramfs::read(&archive, &is_read).unwrap(), "erofs")
+        };
+        assert!(has("usr/lib/modules/6.12/kernel/fs/erofs/erofs.ko.xz") && has("lib/modules/6.12/erofs.ko"));
+        assert!(
+            !has("usr/lib/modules/6.12/erofs-more.ko") && !has("usr/lib/erofs.ko") && !has("usr/lib/modules/erofs.kox")
+        );
+    }
 }

@@ -55,7 +55,7 @@ struct BrokenObject {
 }
 
 /// A file of an image whose content an object is.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Debug, Serialize)]
 struct UsedBy {
     image: String,
     path: String,
@@ -64,15 +64,17 @@ struct UsedBy {
 pub fn run(arguments: &VerifyArguments) -> Result<Verification, Failure> {
     let repository = image_file::open_repository(&arguments.repository.directory)?;
     let chosen = select(&repository, &arguments.images)?;
-    let mut images = Vec::new();
-    let mut used = BTreeSet::new();
-    for (verdict, objects) in parallel::map("images", &chosen, |digest| look(&repository, *digest)) {
+    let (mut images, mut good, mut used) = (Vec::new(), Vec::new(), BTreeSet::new());
+    let looked = parallel::map("images", &chosen, |digest| look(&repository, *digest));
+    for (digest, (verdict, objects)) in chosen.iter().zip(looked) {
+        if verdict.error.is_none() {
+            good.push(*digest);
+        }
         images.push(verdict);
         used.extend(objects);
     }
-    let directory = repository.objects()?;
-    let mut objects = check(directory.as_fd(), &used.into_iter().collect::<Vec<_>>(), arguments.data);
-    name_users(&repository, &images, &mut objects.broken)?;
+    let used: Vec<_> = used.into_iter().collect();
+    let objects = check(&repository, &good, &used, arguments.data)?;
     let unused = arguments.list_unused.then(|| unused(&repository)).transpose()?;
     let repository = printable(arguments.repository.directory.as_os_str().as_encoded_bytes());
     Ok(Verification { repository, images, objects, unused })
@@ -134,43 +136,50 @@ fn try_look(
     Ok(objects)
 }
 
-fn check(directory: BorrowedFd<'_>, objects: &[ImageDigest], data: bool) -> ObjectsVerdict {
-    let found = parallel::map("objects", objects, |digest| check_object(directory, *digest, data));
-    let mut verdict = ObjectsVerdict { checked: objects.len() as u64, data, computed: 0, broken: Vec::new() };
+/// Looks at `objects`, which are those of `images`.
+fn check(
+    repository: &Repository,
+    images: &[ImageDigest],
+    objects: &[ImageDigest],
+    data: bool,
+) -> Result<ObjectsVerdict, Failure> {
+    let directory = repository.objects()?;
+    let found = parallel::map("objects", objects, |digest| check_object(directory.as_fd(), *digest, data));
+    let mut computed = 0;
+    let mut broken = BTreeMap::new();
     for (digest, found) in objects.iter().zip(found) {
         match found {
             Ok(By::Kernel | By::FileWithoutVerity) => {}
-            Ok(By::NoVerityThere) => verdict.computed += 1,
-            Err(found) => verdict.broken.push(BrokenObject {
-                object: format!("objects/{}", object_name(*digest)),
-                error: Object::new(object_name(*digest), *digest, found).to_string(),
-                files: Vec::new(),
-            }),
+            Ok(By::NoVerityThere) => computed += 1,
+            Err(found) => {
+                let object = format!("objects/{}", object_name(*digest));
+                let error = Object::new(object_name(*digest), *digest, found).to_string();
+                broken.insert(*digest, BrokenObject { object, error, files: Vec::new() });
+            }
         }
     }
-    verdict
+    if !broken.is_empty() {
+        for image in images {
+            name_users(repository, *image, &mut broken)?;
+        }
+    }
+    let broken = broken.into_values().collect();
+    Ok(ObjectsVerdict { checked: objects.len() as u64, data, computed, broken })
 }
 
-/// Adds the files whose content broken objects are.
-fn name_users(repository: &Repository, images: &[ImageVerdict], broken: &mut [BrokenObject]) -> Result<(), Failure> {
-    let mut places = BTreeMap::new();
-    for (place, object) in broken.iter().enumerate() {
-        places.insert(object.object.clone(), place);
-    }
-    if places.is_empty() {
-        return Ok(());
-    }
-    for ImageVerdict { image, .. } in images.iter().filter(|image| image.error.is_none()) {
-        let digest: ImageDigest = image.trim_start_matches("images/").parse()?;
-        let (name, file) = repository.open_image(digest)?;
-        objects::walk(&name, &file, |path, object| {
-            let place = places.get(&format!("objects/{}", object_name(object)));
-            if let Some(object) = place.and_then(|place| broken.get_mut(*place)) {
-                object.files.push(UsedBy { image: image.clone(), path: path() });
-            }
-            true
-        })?;
-    }
+/// Adds the files of an image whose content broken objects are.
+fn name_users(
+    repository: &Repository,
+    image: ImageDigest,
+    broken: &mut BTreeMap<ImageDigest, BrokenObject>,
+) -> Result<(), Failure> {
+    let (name, file) = repository.open_image(image)?;
+    objects::walk(&name, &file, |path, object| {
+        if let Some(object) = broken.get_mut(&object) {
+            object.files.push(UsedBy { image: name.clone(), path: path() });
+        }
+        true
+    })?;
     Ok(())
 }
 
