@@ -62,7 +62,8 @@ pub fn run(arguments: &ProbeArguments) -> Result<Probe, Failure> {
         needed: true,
         without: "every boot is refused".into(),
     });
-    let (found, without) = match erofs_from_a_file(&directory) {
+    let erofs = context("erofs")?;
+    let (found, without) = match erofs_from_a_file(&erofs, &directory) {
         Ok(found) => (found, "a loop device".into()),
         Err(reason) => (false, format!("not known, no file to try at '{name}' ({reason})")),
     };
@@ -110,9 +111,8 @@ fn supported(result: Result<(), Errno>) -> Result<bool, Errno> {
 
 /// By a file that is no EROFS: a kernel that would mount one finds that out, another wants a block device. It must lie
 /// where the page cache can be filled from, which a tmpfs is not.
-fn erofs_from_a_file(directory: &OwnedFd) -> Result<bool, Errno> {
+fn erofs_from_a_file(context: &OwnedFd, directory: &OwnedFd) -> Result<bool, Errno> {
     let file = file_to_try(directory)?;
-    let context = fsopen("erofs", FsOpenFlags::FSOPEN_CLOEXEC)?;
     fsconfig_set_string(context.as_fd(), "source", format!("/proc/self/fd/{}", file.as_raw_fd()))?;
     Ok(!matches!(fsconfig_create(context.as_fd()), Err(Errno::NOTBLK)))
 }

@@ -81,7 +81,7 @@ pub fn run(arguments: &VerifyArguments) -> Result<Verification, Failure> {
 }
 
 /// The images that are meant: one, all, or the one that this system runs on.
-pub fn select(repository: &Repository, selection: &Selection) -> Result<Vec<ImageDigest>, Failure> {
+fn select(repository: &Repository, selection: &Selection) -> Result<Vec<ImageDigest>, Failure> {
     match selection {
         Selection { all: true, .. } => {
             let images = catalog::images(repository)?;
