@@ -104,8 +104,11 @@ fn verify_what_is_damaged() {
     // A damaged image is broken itself, and others are looked at all the same.
     lab::with("sha512", |lab| {
         lab.flip(&lab.image_path(), lab.blocks(&lab.image_path()) / 2, 9);
-        let (status, result) = ask(&["verify", "--repo", &repository(lab), "--all"]);
+        let (status, result) = ask(&["verify", "--repo", &repository(lab), "--all", "--list-unused"]);
         assert_eq!((status, broken(&result)), (1, Vec::new()), "{result}");
+        // It may refer to any object.
+        let reason = result["unused_error"].as_str().unwrap();
+        assert!(reason.contains(lab.digest()) && result["unused"].is_null(), "{result}");
         for image in result["images"].as_array().unwrap() {
             let is_damaged = image["image"] == format!("images/{}", lab.digest());
             assert_eq!(image["error"].is_string(), is_damaged, "{image}");

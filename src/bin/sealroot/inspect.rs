@@ -132,13 +132,14 @@ fn count(entries: Vec<Entry>) -> Contents {
             }
             None if entry.kind() == "file" && entry.size() > 0 => {
                 contents.inline_files += 1;
-                contents.inline_bytes += entry.size();
+                contents.inline_bytes = contents.inline_bytes.saturating_add(entry.size());
             }
             None => {}
         }
     }
     contents.objects = objects.len() as u64;
-    contents.object_bytes = objects.values().sum();
+    // An image may claim any size.
+    contents.object_bytes = objects.values().fold(0, |sum, size| u64::saturating_add(sum, *size));
     contents.object_algorithm = objects.keys().next().map(|digest| digest.algorithm().name().into());
     contents
 }

@@ -25,6 +25,8 @@ pub struct Verification {
     objects: ObjectsVerdict,
     /// Paths below the repository that no image of it refers to; told where they were asked for.
     unused: Option<Vec<String>>,
+    /// Why that cannot be told.
+    unused_error: Option<String>,
 }
 
 /// An image.
@@ -75,9 +77,13 @@ pub fn run(arguments: &VerifyArguments) -> Result<Verification, Failure> {
     }
     let used: Vec<_> = used.into_iter().collect();
     let objects = check(&repository, &good, &used, arguments.data)?;
-    let unused = arguments.list_unused.then(|| unused(&repository)).transpose()?;
+    let (unused, unused_error) = match arguments.list_unused.then(|| unused(&repository)).transpose() {
+        Ok(unused) => (unused, None),
+        // An image that cannot be read may refer to any of them.
+        Err(Failure::Misuse(error) | Failure::Reason(error)) => (None, Some(error)),
+    };
     let repository = printable(arguments.repository.directory.as_os_str().as_encoded_bytes());
-    Ok(Verification { repository, images, objects, unused })
+    Ok(Verification { repository, images, objects, unused, unused_error })
 }
 
 /// The images that are meant: one, all, or the one that this system runs on.
@@ -220,7 +226,12 @@ fn printable_object(name: &str) -> String {
 
 impl Finding for Verification {
     fn answer(&self) -> Answer {
-        Answer::if_so(self.objects.broken.is_empty() && self.images.iter().all(|image| image.error.is_none()))
+        let images_are_right = self.images.iter().all(|image| image.error.is_none());
+        Answer::if_so(images_are_right && self.objects.broken.is_empty() && self.unused_error.is_none())
+    }
+
+    fn complaints(&self) -> Vec<String> {
+        self.unused_error.iter().map(|error| format!("unused objects: {error}")).collect()
     }
 
     fn write_text(&self, text: &mut String, paint: Paint) -> fmt::Result {
