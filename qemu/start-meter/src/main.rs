@@ -1,0 +1,218 @@
+//! Starts programs in turn (A B A B …), each in a mount namespace of its own with the physical root at /sysroot, and
+//! prints what each start took.
+//!
+//! `start-meter ROUNDS warm|cold|count NAME=COMMAND…`: /dev/vda2 is the physical root, /cmdline the kernel command line.
+//! `cold` empties the page cache before each start; `count` counts system calls instead of timing. A line per start:
+//! `start NAME WALL_NS CPU_NS PEAK_KIB FAULTS` or `calls NAME TOTAL CALL=COUNT,…`.
+
+use std::collections::BTreeMap;
+use std::ffi::CString;
+use std::fs::{self, File};
+use std::io::{Error, Read, Write};
+use std::mem::MaybeUninit;
+
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
+use nix::sys::ptrace;
+use nix::sys::resource::{UsageWho, getrusage};
+use nix::sys::signal::{Signal, raise};
+use nix::sys::wait::{WaitStatus, waitpid};
+use nix::time::{ClockId, clock_gettime};
+use nix::unistd::{ForkResult, Pid, dup2_stderr, dup2_stdout, execv, fork};
+use syscalls::Sysno;
+
+/// Where what the programs say goes.
+const SAID: &str = "/tmp/said";
+
+type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
+
+#[derive(Clone, Copy, PartialEq)]
+enum What {
+    Warm,
+    Cold,
+    Count,
+}
+
+/// Taken right before a program takes over its process.
+struct Before {
+    wall: u64,
+    cpu: u64,
+    faults: u64,
+}
+
+fn main() -> Result<()> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let [rounds, what, programs @ ..] = arguments.as_slice() else { return Err("usage: see the source".into()) };
+    let what = match what.as_str() {
+        "warm" => What::Warm,
+        "cold" => What::Cold,
+        "count" => What::Count,
+        other => return Err(format!("expected warm, cold or count, found '{other}'").into()),
+    };
+    let mut programs: Vec<_> = programs
+        .iter()
+        .map(|program| program.split_once('=').ok_or("expected NAME=COMMAND"))
+        .collect::<std::result::Result<_, _>>()?;
+    for _ in 0..rounds.parse::<u32>()? {
+        for (name, command) in &programs {
+            in_child(|| start(what, name, command)).map_err(|error| format!("{name}: {error}"))?;
+        }
+        // Whoever comes after a program sees what it leaves behind: not always the same.
+        programs.rotate_left(1);
+    }
+    Ok(())
+}
+
+/// Runs something in a process of its own, whose mounts go with it.
+fn in_child(work: impl FnOnce() -> Result<()>) -> Result<()> {
+    // SAFETY: this process has one thread.
+    match unsafe { fork() }? {
+        ForkResult::Child => {
+            let result = work();
+            if let Err(error) = &result {
+                eprintln!("{error}: {}", fs::read_to_string(SAID).unwrap_or_default());
+            }
+            std::process::exit(i32::from(result.is_err()));
+        }
+        ForkResult::Parent { child } => match waitpid(child, None)? {
+            WaitStatus::Exited(_, 0) => Ok(()),
+            other => Err(format!("{other:?}").into()),
+        },
+    }
+}
+
+fn start(what: What, name: &str, command: &str) -> Result<()> {
+    set_up()?;
+    if what != What::Warm {
+        nix::unistd::sync();
+        fs::write("/proc/sys/vm/drop_caches", "3")?;
+    }
+    let said = File::create(SAID)?;
+    let words: Vec<CString> = command.split(' ').map(CString::new).collect::<std::result::Result<_, _>>()?;
+    let (mut reader, mut writer) = std::io::pipe()?;
+    // SAFETY: this process has one thread.
+    let child = match unsafe { fork() }? {
+        ForkResult::Child => {
+            dup2_stdout(&said)?;
+            dup2_stderr(&said)?;
+            if what == What::Count {
+                ptrace::traceme()?;
+                raise(Signal::SIGSTOP)?;
+            }
+            writer.write_all(&Before::now()?.bytes())?;
+            execv(&words[0], &words)?;
+            return Err("exec came back".into());
+        }
+        ForkResult::Parent { child } => child,
+    };
+    drop(writer);
+    if what == What::Count {
+        let calls = count(child)?;
+        let list: Vec<_> = calls.iter().map(|(call, count)| format!("{call}={count}")).collect();
+        println!("calls {name} {} {}", calls.values().sum::<u64>(), list.join(","));
+        return Ok(());
+    }
+    let (status, usage) = wait(child)?;
+    let after = nanoseconds(ClockId::CLOCK_MONOTONIC)?;
+    if status != 0 {
+        return Err(format!("wait status {status:#x}").into());
+    }
+    let mut bytes = [0; 24];
+    reader.read_exact(&mut bytes)?;
+    let before = Before::from_bytes(bytes);
+    let cpu =
+        [usage.ru_utime, usage.ru_stime].map(|time| time.tv_sec as u64 * 1_000_000_000 + time.tv_usec as u64 * 1000);
+    let faults = (usage.ru_minflt + usage.ru_majflt) as u64;
+    println!(
+        "start {name} {} {} {} {}",
+        after - before.wall,
+        cpu.iter().sum::<u64>().saturating_sub(before.cpu),
+        usage.ru_maxrss,
+        faults - before.faults
+    );
+    Ok(())
+}
+
+/// What the initrd would look like.
+fn set_up() -> Result<()> {
+    unshare(CloneFlags::CLONE_NEWNS)?;
+    let none = None::<&str>;
+    // Cut off from the others, then shared again, as systemd has it.
+    mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)?;
+    mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_SHARED, none)?;
+    mount(Some("run"), "/run", Some("tmpfs"), MsFlags::empty(), Some("mode=755"))?;
+    fs::create_dir_all("/run/systemd")?;
+    fs::create_dir_all("/sysroot")?;
+    mount(Some("/dev/vda2"), "/sysroot", Some("ext4"), MsFlags::empty(), none)?;
+    mount(Some("/cmdline"), "/proc/cmdline", none, MsFlags::MS_BIND, none)?;
+    Ok(())
+}
+
+impl Before {
+    fn now() -> Result<Self> {
+        let usage = getrusage(UsageWho::RUSAGE_SELF)?;
+        let faults = (usage.minor_page_faults() + usage.major_page_faults()) as u64;
+        let cpu = nanoseconds(ClockId::CLOCK_PROCESS_CPUTIME_ID)?;
+        Ok(Self { wall: nanoseconds(ClockId::CLOCK_MONOTONIC)?, cpu, faults })
+    }
+
+    fn bytes(&self) -> [u8; 24] {
+        let mut bytes = [0; 24];
+        for (place, value) in bytes.chunks_exact_mut(8).zip([self.wall, self.cpu, self.faults]) {
+            place.copy_from_slice(&value.to_ne_bytes());
+        }
+        bytes
+    }
+
+    fn from_bytes(bytes: [u8; 24]) -> Self {
+        let value = |index: usize| u64::from_ne_bytes(std::array::from_fn(|byte| bytes[index * 8 + byte]));
+        Self { wall: value(0), cpu: value(1), faults: value(2) }
+    }
+}
+
+fn nanoseconds(clock: ClockId) -> Result<u64> {
+    let time = clock_gettime(clock)?;
+    Ok(time.tv_sec() as u64 * 1_000_000_000 + time.tv_nsec() as u64)
+}
+
+fn wait(child: Pid) -> Result<(i32, libc::rusage)> {
+    let mut status = 0;
+    let mut usage = MaybeUninit::uninit();
+    // SAFETY: both pointers are valid for writing.
+    if unsafe { libc::wait4(child.as_raw(), &mut status, 0, usage.as_mut_ptr()) } < 0 {
+        return Err(Error::last_os_error().into());
+    }
+    // SAFETY: the kernel filled it in.
+    Ok((status, unsafe { usage.assume_init() }))
+}
+
+/// Counts the system calls of a process from its first program's start.
+fn count(child: Pid) -> Result<BTreeMap<String, u64>> {
+    let mut calls = BTreeMap::new();
+    waitpid(child, None)?;
+    ptrace::setoptions(child, ptrace::Options::PTRACE_O_TRACESYSGOOD | ptrace::Options::PTRACE_O_EXITKILL)?;
+    // The trace begins in our own code; what counts comes after the call that starts the program.
+    let mut started = false;
+    let mut is_entry = false;
+    loop {
+        ptrace::syscall(child, None)?;
+        match waitpid(child, None)? {
+            WaitStatus::Exited(_, 0) => return Ok(calls),
+            WaitStatus::PtraceSyscall(_) => {
+                is_entry = !is_entry;
+                if !is_entry {
+                    continue;
+                }
+                let number = ptrace::getregs(child)?.orig_rax;
+                let name = Sysno::new(number as usize).map_or_else(|| number.to_string(), |call| call.name().into());
+                if started {
+                    *calls.entry(name).or_insert(0) += 1;
+                } else {
+                    started = name == "execve";
+                }
+            }
+            WaitStatus::Stopped(_, Signal::SIGTRAP) => {}
+            other => return Err(format!("{other:?}").into()),
+        }
+    }
+}
