@@ -17,7 +17,7 @@ const COMPOSEFS_MAGIC: u32 = 0xd078_629a;
 /// The only `version` of the composefs header.
 const COMPOSEFS_HEADER_VERSION: u32 = 1;
 /// How much is read at once when all of the image is read.
-const CHUNK: usize = 256 * 1024;
+const CHUNK: usize = 16 * 1024;
 
 /// How much of an image is read before it is mounted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -134,7 +134,7 @@ pub fn inspect(
 
 /// Reads a file from its start to its end and keeps nothing but the kernel's page cache.
 pub fn read_everything(file: &File) -> io::Result<()> {
-    let mut buffer = vec![0; CHUNK];
+    let mut buffer = [0; CHUNK];
     let mut offset = 0;
     loop {
         match file.read_at(&mut buffer, offset) {

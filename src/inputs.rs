@@ -17,6 +17,8 @@ use crate::mount::{self, FsError};
 
 /// The kernel's longest command line is far below, in bytes; no configuration is longer either.
 const MAX_INPUT: u64 = 64 * 1024;
+/// Most inputs are shorter, in bytes: they take one read, and one that finds their end.
+const USUAL_INPUT: usize = 4096;
 const EFI: &str = "/sys/firmware/efi";
 const EFIVARS: &str = "/sys/firmware/efi/efivars";
 /// `EFIVARFS_MAGIC` of `linux/magic.h`
@@ -126,7 +128,7 @@ fn read_optional(path: &str) -> Result<Option<Vec<u8>>, InputError> {
 }
 
 fn read_bounded(file: File, path: &str) -> Result<Vec<u8>, InputError> {
-    let mut content = Vec::new();
+    let mut content = Vec::with_capacity(USUAL_INPUT);
     file.take(MAX_INPUT + 1).read_to_end(&mut content).map_err(|reason| read_error(path, reason))?;
     if content.len() as u64 > MAX_INPUT {
         return Err(InputError::TooLong { path: path.into() });

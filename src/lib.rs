@@ -60,3 +60,5 @@ pub mod tree;
 #[cfg(feature = "uki")]
 pub mod uki;
 pub mod verify;
+
+pub use sys::arena::Arena;

@@ -19,6 +19,7 @@ use crate::lookup::{self, Links, LookupError};
 pub const REPOSITORY: &str = "composefs";
 /// `meta.json` of the version that we know is a few hundred bytes.
 const MAX_METADATA: u64 = 64 * 1024;
+const USUAL_METADATA: usize = 1024;
 /// The repository format that composefs-rs 0.7 and later write.
 const KNOWN_VERSION: u64 = 1;
 
@@ -146,7 +147,7 @@ impl Repository {
     /// `meta.json`, where it is readable and says anything: it is unsigned, so its absence means nothing.
     fn metadata(&self) -> Option<Metadata> {
         let location = lookup::regular_file(&self.directory, "meta.json", Links::Beneath).ok()?;
-        let mut text = String::new();
+        let mut text = String::with_capacity(USUAL_METADATA);
         lookup::reopen(location.as_fd()).ok()?.take(MAX_METADATA).read_to_string(&mut text).ok()?;
         Some(Metadata::parse(&text))
     }

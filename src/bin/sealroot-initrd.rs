@@ -6,7 +6,10 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use sealroot::{boot, kmsg};
+use sealroot::{Arena, boot, kmsg};
+
+#[global_allocator]
+static ARENA: Arena = Arena::new();
 
 const USAGE: &str = "usage: sealroot-initrd [mount|gate|refused] [--sysroot DIR] | --version";
 

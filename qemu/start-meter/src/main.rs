@@ -1,9 +1,10 @@
 //! Starts programs in turn (A B A B …), each in a mount namespace of its own with the physical root at /sysroot, and
 //! prints what each start took.
 //!
-//! `start-meter ROUNDS warm|cold|count NAME=COMMAND…`: /dev/vda2 is the physical root, /cmdline the kernel command line.
-//! `cold` empties the page cache before each start; `count` counts system calls instead of timing. A line per start:
-//! `start NAME WALL_NS CPU_NS PEAK_KIB FAULTS` or `calls NAME TOTAL CALL=COUNT,…`. The peak is never below what this
+//! `start-meter ROUNDS warm|cold|count|trace NAME=COMMAND…`: /dev/vda2 is the physical root, /cmdline the kernel command
+//! line. `cold` empties the page cache before each start; `count` counts system calls instead of timing. A line per start:
+//! `start NAME WALL_NS CPU_NS PEAK_KIB FAULTS` or `calls NAME TOTAL CALL=COUNT,…`; `trace` prints a line per system call:
+//! `trace NAME CALL BEFORE_NS INSIDE_NS RESULT`, with what the program computed since the call before (stops included). The peak is never below what this
 //! program itself has in memory where it starts another one, about 0.5 MiB.
 
 use std::collections::BTreeMap;
@@ -12,7 +13,7 @@ use std::fs::{self, File};
 use std::io::{Error, Read, Write};
 use std::mem::MaybeUninit;
 
-use nix::mount::{MsFlags, mount};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::ptrace;
 use nix::sys::resource::{UsageWho, getrusage};
@@ -22,6 +23,8 @@ use nix::time::{ClockId, clock_gettime};
 use nix::unistd::{ForkResult, Pid, dup2_stderr, dup2_stdout, execv, fork};
 use syscalls::Sysno;
 
+/// Where the filesystem of the physical root stays mounted, which keeps its page cache from start to start.
+const HELD: &str = "/mnt";
 /// Where what the programs say goes.
 const SAID: &str = "/tmp/said";
 
@@ -32,6 +35,22 @@ enum What {
     Warm,
     Cold,
     Count,
+    Trace,
+}
+
+impl What {
+    /// Whether each system call is stopped at.
+    fn stops(self) -> bool {
+        matches!(self, Self::Count | Self::Trace)
+    }
+}
+
+/// A system call of a program that is stopped at each.
+struct Call {
+    name: String,
+    before: u64,
+    inside: u64,
+    result: i64,
 }
 
 /// Taken right before a program takes over its process.
@@ -48,18 +67,26 @@ fn main() -> Result<()> {
         "warm" => What::Warm,
         "cold" => What::Cold,
         "count" => What::Count,
-        other => return Err(format!("expected warm, cold or count, found '{other}'").into()),
+        "trace" => What::Trace,
+        other => return Err(format!("expected warm, cold, count or trace, found '{other}'").into()),
     };
     let mut programs: Vec<_> = programs
         .iter()
         .map(|program| program.split_once('=').ok_or("expected NAME=COMMAND"))
         .collect::<std::result::Result<_, _>>()?;
+    if what != What::Cold {
+        fs::create_dir_all(HELD)?;
+        mount_physical_root(HELD)?;
+    }
     for _ in 0..rounds.parse::<u32>()? {
         for (name, command) in &programs {
             in_child(|| start(what, name, command)).map_err(|error| format!("{name}: {error}"))?;
         }
         // Whoever comes after a program sees what it leaves behind: not always the same.
         programs.rotate_left(1);
+    }
+    if what != What::Cold {
+        umount2(HELD, MntFlags::MNT_DETACH)?;
     }
     Ok(())
 }
@@ -84,7 +111,7 @@ fn in_child(work: impl FnOnce() -> Result<()>) -> Result<()> {
 
 fn start(what: What, name: &str, command: &str) -> Result<()> {
     set_up()?;
-    if what != What::Warm {
+    if matches!(what, What::Cold | What::Count) {
         nix::unistd::sync();
         fs::write("/proc/sys/vm/drop_caches", "3")?;
     }
@@ -96,7 +123,7 @@ fn start(what: What, name: &str, command: &str) -> Result<()> {
         ForkResult::Child => {
             dup2_stdout(&said)?;
             dup2_stderr(&said)?;
-            if what == What::Count {
+            if what.stops() {
                 ptrace::traceme()?;
                 raise(Signal::SIGSTOP)?;
             }
@@ -107,10 +134,20 @@ fn start(what: What, name: &str, command: &str) -> Result<()> {
         ForkResult::Parent { child } => child,
     };
     drop(writer);
-    if what == What::Count {
-        let calls = count(child)?;
-        let list: Vec<_> = calls.iter().map(|(call, count)| format!("{call}={count}")).collect();
-        println!("calls {name} {} {}", calls.values().sum::<u64>(), list.join(","));
+    if what.stops() {
+        let calls = calls(child)?;
+        if what == What::Trace {
+            for Call { name: call, before, inside, result } in &calls {
+                println!("trace {name} {call} {before} {inside} {result}");
+            }
+            return Ok(());
+        }
+        let mut counts = BTreeMap::new();
+        for call in &calls {
+            *counts.entry(call.name.as_str()).or_insert(0) += 1;
+        }
+        let list: Vec<_> = counts.iter().map(|(call, count)| format!("{call}={count}")).collect();
+        println!("calls {name} {} {}", calls.len(), list.join(","));
         return Ok(());
     }
     let (status, usage) = wait(child)?;
@@ -144,9 +181,13 @@ fn set_up() -> Result<()> {
     mount(Some("run"), "/run", Some("tmpfs"), MsFlags::empty(), Some("mode=755"))?;
     fs::create_dir_all("/run/systemd")?;
     fs::create_dir_all("/sysroot")?;
-    mount(Some("/dev/vda2"), "/sysroot", Some("ext4"), MsFlags::empty(), none)?;
+    mount_physical_root("/sysroot")?;
     mount(Some("/cmdline"), "/proc/cmdline", none, MsFlags::MS_BIND, none)?;
     Ok(())
+}
+
+fn mount_physical_root(point: &str) -> Result<()> {
+    Ok(mount(Some("/dev/vda2"), point, Some("ext4"), MsFlags::empty(), None::<&str>)?)
 }
 
 impl Before {
@@ -187,30 +228,43 @@ fn wait(child: Pid) -> Result<(i32, libc::rusage)> {
     Ok((status, unsafe { usage.assume_init() }))
 }
 
-/// Counts the system calls of a process from its first program's start.
-fn count(child: Pid) -> Result<BTreeMap<String, u64>> {
-    let mut calls = BTreeMap::new();
+/// The system calls of a process from its first program's start.
+fn calls(child: Pid) -> Result<Vec<Call>> {
+    let mut calls = Vec::new();
     waitpid(child, None)?;
     ptrace::setoptions(child, ptrace::Options::PTRACE_O_TRACESYSGOOD | ptrace::Options::PTRACE_O_EXITKILL)?;
     // The trace begins in our own code; what counts comes after the call that starts the program.
     let mut started = false;
-    let mut is_entry = false;
+    let mut entry = None;
+    let mut resumed = 0;
     loop {
         ptrace::syscall(child, None)?;
         match waitpid(child, None)? {
-            WaitStatus::Exited(_, 0) => return Ok(calls),
+            WaitStatus::Exited(_, 0) => {
+                // exit_group does not come back.
+                calls.extend(entry);
+                return Ok(calls);
+            }
             WaitStatus::PtraceSyscall(_) => {
-                is_entry = !is_entry;
-                if !is_entry {
-                    continue;
-                }
-                let number = ptrace::getregs(child)?.orig_rax;
-                let name = Sysno::new(number as usize).map_or_else(|| number.to_string(), |call| call.name().into());
-                if started {
-                    *calls.entry(name).or_insert(0) += 1;
-                } else {
-                    started = name == "execve";
-                }
+                let now = nanoseconds(ClockId::CLOCK_MONOTONIC)?;
+                let registers = ptrace::getregs(child)?;
+                entry = match entry.take() {
+                    None => {
+                        let number = registers.orig_rax;
+                        let name =
+                            Sysno::new(number as usize).map_or_else(|| number.to_string(), |call| call.name().into());
+                        Some(Call { name, before: now - resumed, inside: 0, result: 0 })
+                    }
+                    Some(call) => {
+                        if started {
+                            calls.push(Call { inside: now - resumed, result: registers.rax.cast_signed(), ..call });
+                        } else {
+                            started = call.name == "execve";
+                        }
+                        None
+                    }
+                };
+                resumed = nanoseconds(ClockId::CLOCK_MONOTONIC)?;
             }
             WaitStatus::Stopped(_, Signal::SIGTRAP) => {}
             other => return Err(format!("{other:?}").into()),
