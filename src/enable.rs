@@ -14,7 +14,7 @@ use rustix::io::Errno;
 use thiserror::Error;
 
 use crate::digest::{Algorithm, ImageDigest};
-use crate::merkle;
+use crate::merkle::{self, Threads};
 use crate::mount::KernelFeatures;
 use crate::mount::root::{self, RootError};
 use crate::repository::{Repository, RepositoryError, UnverifiedImage};
@@ -68,7 +68,7 @@ pub fn enable(
     let copy = root::writable_copy(mounted, features).map_err(EnableError::ReadWrite)?;
     let image = Repository::open(&copy)?.find(&[image.requested().clone()])?;
     let file = image.open().map_err(EnableError::Open)?;
-    let computed = merkle::digest(&file, expected.algorithm()).map_err(EnableError::Read)?;
+    let computed = merkle::digest(&file, expected.algorithm(), Threads::Several).map_err(EnableError::Read)?;
     if computed != expected {
         return Err(EnableError::Mismatch { computed });
     }

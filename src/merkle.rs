@@ -11,6 +11,7 @@ use std::io;
 use std::marker::PhantomData;
 use std::mem;
 use std::os::unix::fs::FileExt;
+use std::thread::{self, ScopedJoinHandle};
 
 use sha2::block_api::{compress256, compress512};
 
@@ -20,40 +21,111 @@ use crate::digest::{Algorithm, ImageDigest};
 pub const BLOCK: usize = 4096;
 /// How much is read at once; whole blocks.
 const CHUNK: usize = 64 * BLOCK;
+/// How much of a file one thread hashes before it is joined, in bytes: long enough for a thread to be worth its start.
+const STRETCH: u64 = 16 * CHUNK as u64;
+const MAX_THREADS: usize = 8;
+/// Of a thread, whose buffers are on the heap, in bytes.
+const STACK: usize = 128 * 1024;
 /// `struct fsverity_descriptor` of `linux/fsverity.h`, in bytes.
 const DESCRIPTOR: usize = 256;
+
+/// How many threads hash a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Threads {
+    /// The calling one, which has others beside it that hash other files.
+    One,
+    /// One for each processor that this process may use, up to eight.
+    Several,
+}
+
+impl Threads {
+    fn count(self) -> usize {
+        match self {
+            Self::One => 1,
+            Self::Several => {
+                rustix::thread::sched_getaffinity(None).map_or(1, |set| set.count() as usize).clamp(1, MAX_THREADS)
+            }
+        }
+    }
+}
 
 /// Computes the digest of a file with blocks of [`BLOCK`] bytes and no salt.
 ///
 /// # Errors
 /// The file cannot be read.
-pub fn digest(file: &File, algorithm: Algorithm) -> io::Result<ImageDigest> {
+pub fn digest(file: &File, algorithm: Algorithm, threads: Threads) -> io::Result<ImageDigest> {
+    let threads = || threads.count();
     let digest = match algorithm {
-        Algorithm::Sha256 => compute::<Sha256>(file, algorithm)?,
-        Algorithm::Sha512 => compute::<Sha512>(file, algorithm)?,
+        Algorithm::Sha256 => compute::<Sha256>(file, algorithm, threads, STRETCH)?,
+        Algorithm::Sha512 => compute::<Sha512>(file, algorithm, threads, STRETCH)?,
     };
     ImageDigest::from_bytes(algorithm, &digest).ok_or_else(|| io::ErrorKind::InvalidData.into())
 }
 
-fn compute<H: Hash>(file: &File, algorithm: Algorithm) -> io::Result<Vec<u8>> {
+/// `stretch` is how much of the file one thread hashes before it is joined: whole chunks.
+fn compute<H: Hash>(
+    file: &File,
+    algorithm: Algorithm,
+    threads: impl Fn() -> usize,
+    stretch: u64,
+) -> io::Result<Vec<u8>> {
     let mut tree = Tree::<H>::new();
-    let mut buffer = vec![0; CHUNK];
-    let mut hashes = Vec::with_capacity(CHUNK / BLOCK * H::SIZE);
     let mut size = 0;
+    // Most files end in their first stretch.
+    let mut at_once = 1;
     loop {
-        let count = read_chunk(file, &mut buffer, size)?;
+        for hashed in hash_stretches::<H>(file, size, at_once, stretch)? {
+            for hash in hashed.hashes.chunks_exact(H::SIZE) {
+                tree.add_hash(0, hash);
+            }
+            size += hashed.length;
+            if hashed.length < stretch {
+                return Ok(descriptor_digest::<H>(algorithm, size, &tree.root_hash()));
+            }
+        }
+        at_once = threads();
+    }
+}
+
+/// A part of a file, hashed block by block. Only the one at the end of the file is shorter than the others.
+struct Stretch {
+    hashes: Vec<u8>,
+    length: u64,
+}
+
+/// Hashes some stretches that follow each other, each on a thread of its own.
+fn hash_stretches<H: Hash>(file: &File, start: u64, count: usize, size: u64) -> io::Result<Vec<Stretch>> {
+    let hash = |index: usize| hash_stretch::<H>(file, start + index as u64 * size, size);
+    thread::scope(|scope| {
+        let others: Vec<_> = (1..count)
+            .map(|index| thread::Builder::new().stack_size(STACK).spawn_scoped(scope, move || hash(index)))
+            .collect();
+        let mut stretches = vec![hash(0)?];
+        for (index, other) in (1..).zip(others) {
+            // A thread that cannot be had is no reason to fail.
+            stretches.push(match other.map(ScopedJoinHandle::join) {
+                Ok(Ok(result)) => result?,
+                _ => hash(index)?,
+            });
+        }
+        Ok(stretches)
+    })
+}
+
+fn hash_stretch<H: Hash>(file: &File, start: u64, size: u64) -> io::Result<Stretch> {
+    let mut buffer = vec![0; CHUNK];
+    let mut stretch = Stretch { hashes: Vec::new(), length: 0 };
+    while stretch.length < size {
+        let count = read_chunk(file, &mut buffer, start + stretch.length)?;
         let (data, _) = buffer.split_at_mut(count.next_multiple_of(BLOCK));
         data.get_mut(count..).unwrap_or_default().fill(0);
-        hashes.clear();
-        H::hash_blocks(data, &mut hashes);
-        for hash in hashes.chunks_exact(H::SIZE) {
-            tree.add_hash(0, hash);
-        }
-        size += count as u64;
+        H::hash_blocks(data, &mut stretch.hashes);
+        stretch.length += count as u64;
         if count < CHUNK {
-            return Ok(descriptor_digest::<H>(algorithm, size, &tree.root_hash()));
+            break;
         }
     }
+    Ok(stretch)
 }
 
 /// Fills the buffer from an offset on, except at the end of the file.
@@ -229,8 +301,21 @@ mod tests {
         file.write_all_at(&content, 0).unwrap();
         file
     }
-    /// As `fsverity digest` of fsverity-utils 1.5 prints them. Where the number of hashes fills a block, and the next one
-    /// does not fit, the tree gets a level more.
+
+    /// However many threads there are: at the borders of what one of them hashes, too.
+    #[test]
+    fn several_threads() {
+        let stretch = CHUNK;
+        for size in [0, 1, stretch - 1, stretch, stretch + 1, 2 * stretch, 3 * stretch + BLOCK + 5, 4 * stretch] {
+            let file = file(size);
+            let alone = compute::<Sha256>(&file, Algorithm::Sha256, || 1, STRETCH).unwrap();
+            for threads in [2, 3] {
+                let together = compute::<Sha256>(&file, Algorithm::Sha256, || threads, stretch as u64).unwrap();
+                assert_eq!(together, alone, "{size} bytes, {threads} threads");
+            }
+        }
+    }
+
     /// Whatever a processor has for many blocks at once gives what sha2 gives for each.
     #[test]
     fn many_blocks_at_once() {
@@ -243,6 +328,8 @@ mod tests {
         }
     }
 
+    /// As `fsverity digest` of fsverity-utils 1.5 prints them. Where the number of hashes fills a block, and the next one
+    /// does not fit, the tree gets a level more.
     #[test]
     fn digests_of_another_program() {
         let (sha256, sha512) = (Algorithm::Sha256, Algorithm::Sha512);
@@ -303,7 +390,11 @@ mod tests {
                  170208af2f31fef79a0eff60353a63e613ad505f27df3e49d11c1c9e0aa76d16",
             ),
         ] {
-            assert_eq!(digest(&file(size), algorithm).unwrap().to_hex(), expected, "{algorithm} of {size} bytes");
+            assert_eq!(
+                digest(&file(size), algorithm, Threads::Several).unwrap().to_hex(),
+                expected,
+                "{algorithm} of {size} bytes"
+            );
         }
     }
 }

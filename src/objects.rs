@@ -16,7 +16,7 @@ use crate::config::Check;
 use crate::digest::ImageDigest;
 use crate::erofs::{Entries, Reader, completed};
 use crate::image::{ImageError, InspectedImage, read_everything};
-use crate::merkle;
+use crate::merkle::{self, Threads};
 use crate::object::{self, Found, METACOPY, Object, REDIRECT};
 use crate::policy::Verification;
 use crate::repository::{self, RepositoryError, image_name};
@@ -202,7 +202,7 @@ fn look(
             if verification == Verification::AllowUnverified =>
         {
             let file = object::open_unmeasured(directory, &name)?;
-            let computed = merkle::digest(&file, expected.algorithm()).map_err(Found::Unread)?;
+            let computed = merkle::digest(&file, expected.algorithm(), Threads::One).map_err(Found::Unread)?;
             return if computed == expected { Ok(()) } else { Err(Found::Computed(computed)) };
         }
         result => result?,

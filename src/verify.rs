@@ -13,7 +13,7 @@ use crate::cmdline::RequestedImage;
 use crate::config::MissingVerity;
 use crate::digest::{Algorithm, ImageDigest};
 use crate::enable::{self, EnableError};
-use crate::merkle;
+use crate::merkle::{self, Threads};
 use crate::mount::KernelFeatures;
 use crate::policy::{Policy, Verification};
 use crate::repository::{UnverifiedImage, image_name};
@@ -187,7 +187,7 @@ fn measure_image(image: &UnverifiedImage) -> Result<VerifiedImage, Found> {
 fn accept_without_verity(image: &UnverifiedImage) -> Result<ImageWithoutVerity, Found> {
     let requested = image.requested().clone();
     let file = image.open().map_err(Found::Closed)?;
-    let computed = merkle::digest(&file, requested.digest().algorithm()).map_err(Found::Unread)?;
+    let computed = merkle::digest(&file, requested.digest().algorithm(), Threads::Several).map_err(Found::Unread)?;
     if computed != requested.digest() {
         return Err(Found::Computed(computed));
     }

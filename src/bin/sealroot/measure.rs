@@ -10,8 +10,9 @@ use miniserde::Serialize;
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 use sealroot::digest::{Algorithm, ImageDigest};
+use sealroot::merkle::{self, Threads};
 use sealroot::object::Found;
-use sealroot::{merkle, verify};
+use sealroot::verify;
 
 /// A digest and who says so.
 #[derive(Debug)]
@@ -44,7 +45,7 @@ impl Measured {
             Err(Errno::NOTTY | Errno::OPNOTSUPP) => By::NoVerityThere,
             Err(reason) => return Err(reason.into()),
         };
-        Ok(Self { digest: merkle::digest(file, algorithm)?, by })
+        Ok(Self { digest: merkle::digest(file, algorithm, Threads::One)?, by })
     }
 
     pub fn digest(&self) -> ImageDigest {
