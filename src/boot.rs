@@ -12,7 +12,7 @@ use crate::cmdline::CommandLine;
 use crate::config::{Check, OnFailure};
 use crate::firmware::{BootEntry, SecureBoot};
 use crate::image::{self, ReadAhead};
-use crate::inputs::{self, InputError};
+use crate::inputs::{self, Firmware, InputError};
 use crate::mount::KernelFeatures;
 use crate::mount::root::PhysicalRoot;
 use crate::mount::workbench::{Need, Workbench};
@@ -23,6 +23,7 @@ use crate::report::{CheckRecord, EarlierReport, Report, Verdict};
 use crate::repository::Repository;
 use crate::stage::Stage;
 use crate::verify::verify;
+use crate::whole_file::WholeFiles;
 use crate::{action, kmsg, mount, openings, place, privileges, report, tree};
 
 /// The start of the one line that says why a boot is refused.
@@ -147,8 +148,9 @@ fn mount_sealed(sysroot: &Path, report: &mut Report) -> Result<(), BootError> {
     let command_line = inputs::command_line().at(Stage::Ask)?;
     let (ours, theirs) = inputs::configs().at(Stage::Ask)?;
     let settings = Settings::resolve(ours, theirs, &command_line);
-    let secure_boot = secure_boot();
-    report.asked(secure_boot, known(inputs::stub()).flatten());
+    let firmware = known(Firmware::open());
+    let secure_boot = secure_boot(firmware.as_ref());
+    report.asked(secure_boot, firmware.and_then(|firmware| known(firmware.stub()).flatten()));
     let open = openings::find(&command_line, *settings.etc.value(), inputs::lockdown());
     report.decided(settings.clone(), open.clone());
     let policy = match policy::decide(&command_line, settings, secure_boot).at(Stage::Ask)? {
@@ -195,9 +197,11 @@ fn build(
         Check::Digest => ReadAhead::Headers,
         Check::Image | Check::Objects | Check::Data => ReadAhead::Everything,
     };
-    let inspected = image::inspect(accepted, read_ahead, &assemble::mount_points(settings)).at(Stage::LookInside)?;
+    let files = WholeFiles::new();
+    let mount_points = assemble::mount_points(settings);
+    let inspected = image::inspect(accepted, read_ahead, &files, &mount_points).at(Stage::LookInside)?;
     clock.lap(report, Stage::LookInside);
-    let checked = objects::check(inspected, *settings.check.value(), &mounted).at(Stage::Objects)?;
+    let checked = objects::check(inspected, *settings.check.value(), &mounted, &files).at(Stage::Objects)?;
     if *settings.check.value() >= Check::Objects {
         clock.lap(report, Stage::Objects);
     }
@@ -215,13 +219,15 @@ fn build(
     }
     report.kernel(features);
     let (assembled, workbench) = attempt?;
-    let proven = prove(assembled, command_line).at(Stage::Prove)?;
+    let proven = prove(assembled, command_line, &files).at(Stage::Prove)?;
     clock.lap(report, Stage::Prove);
     if let Err(error) = place::link_volatile_root(mounted.as_fd(), &mut features) {
         log::warn!("{}, ignoring", chain(&error));
     }
-    place::place(&proven, sysroot, workbench, &mut features).at(Stage::Replace)?;
-    let mounts = tree::record(sysroot, proven.root().own_mounts(), &mut features).at(Stage::Replace)?;
+    // The kernel tells about attached mounts only: what was built on no workbench is asked about when it is in place.
+    let promised = (!workbench.is_attached()).then(|| proven.root().origin());
+    place::place(&proven, sysroot, workbench).at(Stage::Replace)?;
+    let mounts = tree::record(sysroot, proven.root().own_mounts(), promised, &mut features).at(Stage::Replace)?;
     report.kernel(features);
     clock.lap(report, Stage::Replace);
     report.in_place(proven.root().origin().verification(), proven.init(), mounts);
@@ -281,12 +287,12 @@ fn decide_again() -> Result<Decision, BootError> {
     let command_line = inputs::command_line().at(Stage::Gate)?;
     let (ours, theirs) = inputs::configs().at(Stage::Gate)?;
     let settings = Settings::resolve(ours, theirs, &command_line);
-    policy::decide(&command_line, settings, secure_boot()).at(Stage::Gate)
+    policy::decide(&command_line, settings, secure_boot(known(Firmware::open()).as_ref())).at(Stage::Gate)
 }
 
 /// The firmware's state. What cannot be read is no state, which is enough unless one is required.
-fn secure_boot() -> SecureBoot {
-    known(inputs::secure_boot()).unwrap_or(SecureBoot::Unknown)
+fn secure_boot(firmware: Option<&Firmware>) -> SecureBoot {
+    firmware.and_then(|firmware| known(firmware.secure_boot())).unwrap_or(SecureBoot::Unknown)
 }
 
 /// An input that there may be, or nothing and a warning.
@@ -311,7 +317,7 @@ fn refuse(sysroot: &Path, report: &mut Report, error: &BootError) {
     log::error!("{REFUSED}: {reason}");
     let (on_failure, delay) = failure_settings(report);
     let entry = match on_failure {
-        OnFailure::Auto => known(inputs::boot_entry()).flatten(),
+        OnFailure::Auto => known(Firmware::open().and_then(|firmware| firmware.boot_entry())).flatten(),
         _ => None,
     };
     let action = policy::after_refusal(on_failure, entry.as_ref().map(BootEntry::tries));

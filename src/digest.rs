@@ -77,6 +77,9 @@ pub enum DigestError {
     },
 }
 
+/// The longest digest, in hexadecimal digits.
+const MAX_HEX: usize = 128;
+
 /// A digest of `N` bytes.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Digest<const N: usize>([u8; N]);
@@ -88,7 +91,12 @@ pub type Sha512Digest = Digest<64>;
 
 impl<const N: usize> fmt::Display for Digest<N> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+        const { assert!(2 * N <= MAX_HEX) };
+        let mut text = [0; MAX_HEX];
+        for (pair, byte) in text.as_chunks_mut().0.iter_mut().zip(self.0) {
+            *pair = [hex_digit(byte >> 4), hex_digit(byte & 0xf)];
+        }
+        f.write_str(text.get(..2 * N).and_then(|text| str::from_utf8(text).ok()).ok_or(fmt::Error)?)
     }
 }
 
@@ -123,6 +131,11 @@ impl<const N: usize> FromStr for Digest<N> {
         }
         Ok(Self(bytes))
     }
+}
+
+/// The ASCII hexadecimal digit of a value below 16.
+fn hex_digit(value: u8) -> u8 {
+    if value < 10 { b'0' + value } else { b'a' + value - 10 }
 }
 
 /// The value of an ASCII hexadecimal digit, of either case.

@@ -2,6 +2,7 @@
 //!
 //! Source: the System V ABI, "Program Header"; only the fields on the way to `PT_INTERP` are looked at.
 
+use std::borrow::Cow;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -15,6 +16,8 @@ const CLASS_64: u8 = 2;
 const LITTLE_ENDIAN: u8 = 1;
 const BIG_ENDIAN: u8 = 2;
 const PT_INTERP: u32 = 3;
+/// How much of a file is read at first, in bytes: as a rule all that is wanted.
+const START: usize = 1024;
 /// The kernel's own limits: a page of program headers, `PATH_MAX` for the interpreter.
 const MAX_HEADERS: usize = 65_536;
 const MAX_INTERPRETER: u64 = 4096;
@@ -43,9 +46,10 @@ pub enum ElfError {
 
 /// The interpreter of a program, `None` for a static program or for a file that is no ELF program.
 pub fn interpreter(file: &File) -> Result<Option<String>, ElfError> {
-    let mut start = [0; 64];
+    let mut start = [0; START];
     let count = file.read_at(&mut start, 0).map_err(ElfError::Read)?;
-    let header = Fields { bytes: start.get(..count).unwrap_or_default(), layout: Layout::default() };
+    let start = start.get(..count).unwrap_or_default();
+    let header = Fields { bytes: start, layout: Layout::default() };
     if header.bytes.get(..4) != Some(&MAGIC) {
         return Ok(None);
     }
@@ -64,8 +68,7 @@ pub fn interpreter(file: &File) -> Result<Option<String>, ElfError> {
     if total > MAX_HEADERS {
         return Err(ElfError::Header { expected: "at most 65536 bytes of program headers", found: total as u64 });
     }
-    let mut table = vec![0; total];
-    file.read_exact_at(&mut table, offset).map_err(ElfError::Read)?;
+    let table = bytes_at(file, start, offset, total)?;
     for bytes in table.chunks_exact(usize::try_from(size).unwrap_or(usize::MAX)) {
         let program_header = Fields { bytes, layout };
         if program_header.number(0, 4)? != u64::from(PT_INTERP) {
@@ -76,17 +79,27 @@ pub fn interpreter(file: &File) -> Result<Option<String>, ElfError> {
         } else {
             (program_header.number(4, 4)?, program_header.number(16, 4)?)
         };
-        return read_path(file, offset, length).map(Some);
+        return read_path(file, start, offset, length).map(Some);
     }
     Ok(None)
 }
 
-fn read_path(file: &File, offset: u64, length: u64) -> Result<String, ElfError> {
+/// Some bytes of a file, of which `start` is the start.
+fn bytes_at<'a>(file: &File, start: &'a [u8], offset: u64, length: usize) -> Result<Cow<'a, [u8]>, ElfError> {
+    let from = usize::try_from(offset).ok();
+    if let Some(bytes) = from.and_then(|from| start.get(from..from.checked_add(length)?)) {
+        return Ok(bytes.into());
+    }
+    let mut bytes = vec![0; length];
+    file.read_exact_at(&mut bytes, offset).map_err(ElfError::Read)?;
+    Ok(bytes.into())
+}
+
+fn read_path(file: &File, start: &[u8], offset: u64, length: u64) -> Result<String, ElfError> {
     if !(2..=MAX_INTERPRETER).contains(&length) {
         return Err(ElfError::Header { expected: "an interpreter of 2 to 4096 bytes", found: length });
     }
-    let mut bytes = vec![0; usize::try_from(length).unwrap_or(0)];
-    file.read_exact_at(&mut bytes, offset).map_err(ElfError::Read)?;
+    let bytes = bytes_at(file, start, offset, usize::try_from(length).unwrap_or(0))?;
     let path = bytes.strip_suffix(b"\0").unwrap_or(&bytes);
     match str::from_utf8(path) {
         Ok(text) if text.starts_with('/') && !text.contains('\0') => Ok(text.into()),
@@ -165,6 +178,15 @@ mod tests {
     fn interpreters() {
         let found = interpreter(&file(&program(b"/lib64/ld-linux-x86-64.so.2\0"))).unwrap();
         assert_eq!(found.as_deref(), Some("/lib64/ld-linux-x86-64.so.2"));
+        // The name lies behind what is read first, or across its end.
+        for place in [START, START - 5] {
+            let mut far = program(b"/lib/ld.so\0");
+            let path = far.split_off(64 + 56);
+            far.resize(place, 0);
+            far.extend(path);
+            far[64 + 8..64 + 16].copy_from_slice(&(place as u64).to_le_bytes());
+            assert_eq!(interpreter(&file(&far)).unwrap().as_deref(), Some("/lib/ld.so"));
+        }
         for no_program in [&b""[..], b"#!/bin/sh\n", b"\x7fEL"] {
             assert_eq!(interpreter(&file(no_program)).unwrap(), None);
         }

@@ -32,11 +32,15 @@ pub struct Reader<'a> {
     file: &'a File,
     failure: Mutex<Option<io::Error>>,
     /// By the remainders of their numbers.
-    blocks: Mutex<Vec<Option<Block>>>,
+    blocks: Mutex<Vec<Option<Box<Block>>>>,
 }
 
 /// A block with its number.
-type Block = (u64, Box<[u8; BLOCK]>);
+#[derive(Debug)]
+struct Block {
+    number: u64,
+    bytes: [u8; BLOCK],
+}
 
 /// Why an image cannot be read.
 #[derive(Debug, Error)]
@@ -183,17 +187,18 @@ impl Reader<'_> {
             blocks.resize_with(BLOCKS, || None);
         }
         let slot = blocks.get_mut(usize::try_from(number % BLOCKS as u64).ok()?)?;
-        if slot.as_ref().is_none_or(|(kept, _)| *kept != number) {
+        if slot.as_ref().is_none_or(|kept| kept.number != number) {
             // Once it is known that it will be of use.
             if start + buffer.len() > BLOCK {
                 return None;
             }
-            let mut block = slot.take().map_or_else(|| Box::new([0; BLOCK]), |(_, block)| block);
-            self.file.read_exact_at(&mut *block, number * BLOCK as u64).ok()?;
-            *slot = Some((number, block));
+            let mut block = slot.take().unwrap_or_else(|| Box::new(Block { number, bytes: [0; BLOCK] }));
+            self.file.read_exact_at(&mut block.bytes, number * BLOCK as u64).ok()?;
+            block.number = number;
+            *slot = Some(block);
         }
-        let (_, block) = slot.as_ref()?;
-        buffer.copy_from_slice(block.get(start..start.checked_add(buffer.len())?)?);
+        let block = slot.as_ref()?;
+        buffer.copy_from_slice(block.bytes.get(start..start.checked_add(buffer.len())?)?);
         Some(())
     }
 }

@@ -11,13 +11,12 @@ use crate::cmdline::FormatVersion;
 use crate::erofs::{ErofsReason, ReadError, Reader, completed};
 use crate::repository::image_name;
 use crate::verify::AcceptedImage;
+use crate::whole_file::WholeFiles;
 
 /// `LCFS_EROFS_MAGIC`: the first four bytes of every composefs image, in front of the EROFS superblock.
 const COMPOSEFS_MAGIC: u32 = 0xd078_629a;
 /// The only `version` of the composefs header.
 const COMPOSEFS_HEADER_VERSION: u32 = 1;
-/// How much is read at once when all of the image is read.
-const CHUNK: usize = 16 * 1024;
 
 /// How much of an image is read before it is mounted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -118,32 +117,19 @@ impl ImageError {
 pub fn inspect(
     image: AcceptedImage,
     read_ahead: ReadAhead,
+    files: &WholeFiles,
     mount_points: &[&'static str],
 ) -> Result<InspectedImage, ImageError> {
     let name = image_name(image.requested().digest());
     let damaged = |reason| ImageError::Damaged { name: name.clone(), reason };
     if read_ahead == ReadAhead::Everything {
-        read_everything(image.file()).map_err(damaged)?;
+        files.read(image.file()).map_err(damaged)?;
     }
     let mut header = [0; 16];
     image.file().read_exact_at(&mut header, 0).map_err(damaged)?;
     check_header(&name, image.requested().format(), header)?;
     check_mount_points(&name, image.file(), mount_points)?;
     Ok(InspectedImage { image })
-}
-
-/// Reads a file from its start to its end and keeps nothing but the kernel's page cache.
-pub fn read_everything(file: &File) -> io::Result<()> {
-    let mut buffer = [0; CHUNK];
-    let mut offset = 0;
-    loop {
-        match file.read_at(&mut buffer, offset) {
-            Ok(0) => return Ok(()),
-            Ok(count) => offset += count as u64,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
 }
 
 pub(crate) fn check_header(name: &str, expected: FormatVersion, header: [u8; 16]) -> Result<(), ImageError> {

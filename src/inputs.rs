@@ -2,10 +2,10 @@
 
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::MountAttrFlags;
 use thiserror::Error;
@@ -65,7 +65,7 @@ pub enum InputError {
 /// The kernel command line.
 pub fn command_line() -> Result<CommandLine, InputError> {
     let path = "/proc/cmdline";
-    let text = read_optional(path)?.ok_or_else(|| read_error(path, Errno::NOENT.into()))?;
+    let text = read_file(path)?.ok_or_else(|| read_error(path, Errno::NOENT.into()))?;
     Ok(CommandLine::split(&text))
 }
 
@@ -76,54 +76,82 @@ pub fn configs() -> Result<(Config, Config), InputError> {
     Ok((Config::from_sealroot_toml(&ours)?, Config::from_setup_root_conf(&theirs)?))
 }
 
-/// What the firmware says about Secure Boot.
-pub fn secure_boot() -> Result<SecureBoot, InputError> {
-    if !Path::new(EFI).exists() {
-        return Ok(SecureBoot::Unsupported);
-    }
-    let variables = efivars()?;
-    let secure_boot = variable(&variables, firmware::SECURE_BOOT)?;
-    let setup_mode = variable(&variables, firmware::SETUP_MODE)?;
-    Ok(firmware::secure_boot(secure_boot.as_deref(), setup_mode.as_deref())?)
+/// The firmware's variables, where the firmware is UEFI.
+#[derive(Debug)]
+pub struct Firmware {
+    variables: Option<OwnedFd>,
 }
 
-/// The boot entry whose tries the boot loader counts; `None` where it counts none.
-pub fn boot_entry() -> Result<Option<BootEntry>, InputError> {
-    if !Path::new(EFI).exists() {
-        return Ok(None);
+impl Firmware {
+    /// Opens the directory of variables: the one that is mounted, else a mount of our own that is attached nowhere.
+    pub fn open() -> Result<Self, InputError> {
+        if !Path::new(EFI).exists() {
+            return Ok(Self { variables: None });
+        }
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let directory =
+            rustix::fs::open(EFIVARS, flags, Mode::empty()).map_err(|reason| read_error(EFIVARS, reason.into()))?;
+        let found = rustix::fs::fstatfs(&directory).map_err(|reason| read_error(EFIVARS, reason.into()))?;
+        let variables = if found.f_type as u32 == EFIVARFS_MAGIC {
+            directory
+        } else {
+            mount::efivarfs(MountAttrFlags::MOUNT_ATTR_RDONLY).map_err(InputError::Efivarfs)?
+        };
+        Ok(Self { variables: Some(variables) })
     }
-    let content = variable(&efivars()?, firmware::BOOT_COUNT_PATH)?;
-    Ok(content.map(|content| firmware::boot_entry(&content)).transpose()?)
-}
 
-/// The name of the stub of the unified kernel image; `None` where none says that it was there.
-pub fn stub() -> Result<Option<String>, InputError> {
-    if !Path::new(EFI).exists() {
-        return Ok(None);
+    /// What it says about Secure Boot.
+    pub fn secure_boot(&self) -> Result<SecureBoot, InputError> {
+        if self.variables.is_none() {
+            return Ok(SecureBoot::Unsupported);
+        }
+        let secure_boot = self.variable(firmware::SECURE_BOOT)?;
+        let setup_mode = self.variable(firmware::SETUP_MODE)?;
+        Ok(firmware::secure_boot(secure_boot.as_deref(), setup_mode.as_deref())?)
     }
-    let content = variable(&efivars()?, firmware::STUB_INFO)?;
-    Ok(content.map(|content| firmware::text(firmware::STUB_INFO, &content)).transpose()?)
+
+    /// The boot entry whose tries the boot loader counts; `None` where it counts none.
+    pub fn boot_entry(&self) -> Result<Option<BootEntry>, InputError> {
+        let content = self.variable(firmware::BOOT_COUNT_PATH)?;
+        Ok(content.map(|content| firmware::boot_entry(&content)).transpose()?)
+    }
+
+    /// The name of the stub of the unified kernel image; `None` where none says that it was there.
+    pub fn stub(&self) -> Result<Option<String>, InputError> {
+        let content = self.variable(firmware::STUB_INFO)?;
+        Ok(content.map(|content| firmware::text(firmware::STUB_INFO, &content)).transpose()?)
+    }
+
+    /// The content of a variable, `None` where there is none.
+    fn variable(&self, name: &str) -> Result<Option<Vec<u8>>, InputError> {
+        let Some(variables) = &self.variables else { return Ok(None) };
+        read_optional(variables.as_fd(), name, OFlags::NOFOLLOW)
+    }
 }
 
 /// What the kernel's lockdown forbids; where it cannot be read, nothing.
 pub fn lockdown() -> Lockdown {
-    read_optional("/sys/kernel/security/lockdown")
+    read_file("/sys/kernel/security/lockdown")
         .ok()
         .flatten()
         .map_or(Lockdown::None, |content| Lockdown::parse(&content))
 }
 
 fn config_text(path: &'static str) -> Result<String, InputError> {
-    let bytes = read_optional(path)?.unwrap_or_default();
+    let bytes = read_file(path)?.unwrap_or_default();
     String::from_utf8(bytes).map_err(|error| InputError::NotText { path, reason: error.utf8_error() })
 }
 
 /// The content of a file, `None` where there is no file.
-fn read_optional(path: &str) -> Result<Option<Vec<u8>>, InputError> {
-    match File::open(path) {
-        Ok(file) => read_bounded(file, path).map(Some),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(reason) => Err(read_error(path, reason)),
+fn read_file(path: &str) -> Result<Option<Vec<u8>>, InputError> {
+    read_optional(CWD, path, OFlags::empty())
+}
+
+fn read_optional(directory: BorrowedFd<'_>, path: &str, flags: OFlags) -> Result<Option<Vec<u8>>, InputError> {
+    match rustix::fs::openat(directory, path, OFlags::RDONLY | OFlags::CLOEXEC | flags, Mode::empty()) {
+        Ok(file) => read_bounded(file.into(), path).map(Some),
+        Err(Errno::NOENT) => Ok(None),
+        Err(reason) => Err(read_error(path, reason.into())),
     }
 }
 
@@ -138,25 +166,4 @@ fn read_bounded(file: File, path: &str) -> Result<Vec<u8>, InputError> {
 
 fn read_error(path: &str, reason: io::Error) -> InputError {
     InputError::Read { path: path.into(), reason }
-}
-
-/// The directory of EFI variables: the one that is mounted, else a mount of our own that is attached nowhere.
-fn efivars() -> Result<OwnedFd, InputError> {
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let directory =
-        rustix::fs::open(EFIVARS, flags, Mode::empty()).map_err(|reason| read_error(EFIVARS, reason.into()))?;
-    let found = rustix::fs::fstatfs(&directory).map_err(|reason| read_error(EFIVARS, reason.into()))?;
-    if found.f_type as u32 == EFIVARFS_MAGIC {
-        return Ok(directory);
-    }
-    mount::efivarfs(MountAttrFlags::MOUNT_ATTR_RDONLY).map_err(InputError::Efivarfs)
-}
-
-fn variable(directory: &OwnedFd, name: &str) -> Result<Option<Vec<u8>>, InputError> {
-    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-    match rustix::fs::openat(directory, name, flags, Mode::empty()) {
-        Ok(file) => read_bounded(file.into(), name).map(Some),
-        Err(Errno::NOENT) => Ok(None),
-        Err(reason) => Err(read_error(name, reason.into())),
-    }
 }

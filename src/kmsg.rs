@@ -7,7 +7,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::sync::OnceLock;
 
 use log::{Level, LevelFilter, Log, Metadata, Record};
-use rustix::fs::OFlags;
+use rustix::fs::{Mode, OFlags};
 
 /// The target of a record at emergency level, for which `log` has no name: every console shows it, whatever its log
 /// level, and systemd-bsod does.
@@ -26,7 +26,10 @@ static SINK: OnceLock<Kmsg> = OnceLock::new();
 
 /// Makes this module the program's log.
 pub fn install() {
-    let sink = SINK.get_or_init(|| Kmsg { device: OpenOptions::new().write(true).open("/dev/kmsg").ok() });
+    let flags = OFlags::WRONLY | OFlags::CLOEXEC;
+    // musl's own open would take a second call for the flag.
+    let open = || rustix::fs::open("/dev/kmsg", flags, Mode::empty()).ok().map(File::from);
+    let sink = SINK.get_or_init(|| Kmsg { device: open() });
     if log::set_logger(sink).is_ok() {
         log::set_max_level(LevelFilter::Info);
     }
@@ -76,6 +79,12 @@ fn format_record(priority: u8, message: &str) -> String {
 /// `sealroot: …`, control bytes escaped, one line.
 fn line(message: &str) -> String {
     let mut text = String::from("sealroot: ");
+    // As a rule there is nothing to escape.
+    if message.len() < MAX_RECORD - text.len() && message.bytes().all(|byte| matches!(byte, b' '..=b'~')) {
+        text.push_str(message);
+        text.push('\n');
+        return text;
+    }
     for character in message.chars() {
         if text.len() >= MAX_RECORD {
             text.push('…');

@@ -60,5 +60,4 @@ pub mod tree;
 #[cfg(feature = "uki")]
 pub mod uki;
 pub mod verify;
-
-pub use sys::arena::Arena;
+pub mod whole_file;

@@ -10,6 +10,11 @@ use thiserror::Error;
 /// How often a look-up that a concurrent rename or mount disturbed is tried again (`EAGAIN` of openat2(2)).
 const ATTEMPTS: usize = 128;
 
+/// For reading, and without waiting for anything.
+const READING: OFlags = OFlags::RDONLY.union(OFlags::NONBLOCK).union(OFlags::NOCTTY);
+/// Links are followed as a process does whose root the directory is.
+const IN_ROOT: ResolveFlags = ResolveFlags::IN_ROOT.union(ResolveFlags::NO_XDEV).union(ResolveFlags::NO_MAGICLINKS);
+
 /// Whether symbolic links on the way are followed, as long as they stay below the directory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Links {
@@ -35,20 +40,31 @@ pub enum LookupError {
     },
 }
 
+impl Links {
+    fn resolve(self) -> ResolveFlags {
+        match self {
+            Self::Beneath => ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS,
+            Self::Refused => ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS,
+        }
+    }
+}
+
 /// Opens `path` below `directory` for use as a location only (`O_PATH`).
 pub fn location(directory: impl AsFd, path: &str, links: Links) -> Result<OwnedFd, Errno> {
-    let resolve = match links {
-        Links::Beneath => ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS,
-        Links::Refused => ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS,
-    };
-    openat2(directory, path, OFlags::PATH, resolve)
+    openat2(directory, path, OFlags::PATH, links.resolve())
 }
 
 /// [`location`] of a directory.
 pub fn directory(directory: impl AsFd, path: &str, links: Links) -> Result<OwnedFd, LookupError> {
-    let fd = location(directory, path, links)?;
-    expect_kind(&fd, FileType::Directory)?;
-    Ok(fd)
+    match openat2(&directory, path, OFlags::PATH | OFlags::DIRECTORY, links.resolve()) {
+        // What is there instead is said by a look at it.
+        Err(Errno::NOTDIR) => {
+            let fd = location(directory, path, links)?;
+            expect_kind(&fd, FileType::Directory)?;
+            Ok(fd)
+        }
+        result => Ok(result?),
+    }
 }
 
 /// [`location`] of a regular file.
@@ -61,10 +77,17 @@ pub fn regular_file(directory: impl AsFd, path: &str, links: Links) -> Result<Ow
 /// `path` as a process whose root is `root` would find it, without leaving the mount at `root`
 /// (`EXDEV` where the way leads through another mount).
 pub fn regular_file_in_root(root: impl AsFd, path: &str) -> Result<OwnedFd, LookupError> {
-    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_XDEV | ResolveFlags::NO_MAGICLINKS;
-    let fd = openat2(root, path, OFlags::PATH, resolve)?;
+    let fd = openat2(root, path, OFlags::PATH, IN_ROOT)?;
     expect_kind(&fd, FileType::RegularFile)?;
     Ok(fd)
+}
+
+/// Opens the same file for reading in one go, for sealed trees, where nobody can have put what must not be opened. `None`
+/// where that fails for whatever reason: going there step by step tells which.
+pub fn open_in_root(root: impl AsFd, path: &str) -> Option<File> {
+    let fd = openat2(root, path, READING, IN_ROOT).ok()?;
+    expect_kind(&fd, FileType::RegularFile).ok()?;
+    Some(fd.into())
 }
 
 /// Opens the regular file behind a location for reading.
@@ -72,8 +95,7 @@ pub fn regular_file_in_root(root: impl AsFd, path: &str) -> Result<OwnedFd, Look
 /// Only now does the filesystem's own open run, on something that is known to be a regular file: opening a FIFO would
 /// wait, opening a device could do anything.
 pub fn reopen(location: BorrowedFd<'_>) -> Result<File, Errno> {
-    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-    rustix::fs::open(proc_path(location), flags, Mode::empty()).map(File::from)
+    rustix::fs::open(proc_path(location), READING | OFlags::CLOEXEC, Mode::empty()).map(File::from)
 }
 
 /// The path that names an open file to system calls that take none: `/proc/self/fd/N`. It is of use only while the

@@ -15,17 +15,18 @@ use thiserror::Error;
 use crate::config::Check;
 use crate::digest::ImageDigest;
 use crate::erofs::{Entries, Reader, completed};
-use crate::image::{ImageError, InspectedImage, read_everything};
+use crate::image::{ImageError, InspectedImage};
 use crate::merkle::{self, Threads};
 use crate::object::{self, Found, METACOPY, Object, REDIRECT};
 use crate::policy::Verification;
 use crate::repository::{self, RepositoryError, image_name};
 use crate::verify::AcceptedImage;
+use crate::whole_file::WholeFiles;
 
 /// Opening and measuring waits for the disk: more threads than processors, even where there is one.
 const MIN_THREADS: usize = 4;
 const MAX_THREADS: usize = 16;
-/// Of a thread that reads files into a buffer on the heap, in bytes.
+/// Of a thread, in bytes; files that cannot be sent are read through 16 KiB of it.
 const STACK: usize = 128 * 1024;
 
 /// An image of which everything was checked that the policy asks for: the only kind that is mounted.
@@ -69,13 +70,18 @@ pub enum ObjectsError {
 }
 
 /// Checks the objects of an image as far as `check` says. `physical_root` is where the repository is.
-pub fn check(image: InspectedImage, check: Check, physical_root: impl AsFd) -> Result<CheckedImage, ObjectsError> {
+pub fn check(
+    image: InspectedImage,
+    check: Check,
+    physical_root: impl AsFd,
+    files: &WholeFiles,
+) -> Result<CheckedImage, ObjectsError> {
     if check >= Check::Objects {
         let name = image_name(image.accepted().requested().digest());
         let objects = referenced(&name, image.accepted().file())?;
         let directory = repository::objects(physical_root)?;
         let verification = image.accepted().verification();
-        if let Some((digest, found)) = first_failure(&objects, directory.as_fd(), check, verification) {
+        if let Some((digest, found)) = first_failure(&objects, directory.as_fd(), check, verification, files) {
             let path = first_user(&name, image.accepted().file(), digest)?;
             let object = Object::new(object_name(digest), digest, found);
             return Err(ObjectsError::Object { path, object: object.into() });
@@ -88,7 +94,10 @@ pub fn check(image: InspectedImage, check: Check, physical_root: impl AsFd) -> R
 fn referenced(name: &str, image: &File) -> Result<Vec<ImageDigest>, ObjectsError> {
     let mut digests = Vec::new();
     walk(name, image, |_, digest| {
-        digests.push(digest);
+        // Copies are often neighbours.
+        if digests.last() != Some(&digest) {
+            digests.push(digest);
+        }
         true
     })?;
     digests.sort_unstable();
@@ -156,6 +165,7 @@ fn first_failure(
     directory: BorrowedFd<'_>,
     check: Check,
     verification: Verification,
+    files: &WholeFiles,
 ) -> Option<(ImageDigest, Found)> {
     let next = AtomicUsize::new(0);
     // What comes behind a failure need not be looked at, what comes before it must.
@@ -165,7 +175,7 @@ fn first_failure(
         loop {
             let index = next.fetch_add(1, Ordering::Relaxed);
             let Some(digest) = objects.get(index).filter(|_| index < end.load(Ordering::Relaxed)) else { return };
-            let Err(found) = look(directory, *digest, check, verification) else { continue };
+            let Err(found) = look(directory, *digest, check, verification, files) else { continue };
             let Ok(mut failure) = failure.lock() else { return };
             if index < end.fetch_min(index, Ordering::Relaxed) {
                 *failure = Some((*digest, found));
@@ -195,6 +205,7 @@ fn look(
     expected: ImageDigest,
     check: Check,
     verification: Verification,
+    files: &WholeFiles,
 ) -> Result<(), Found> {
     let name = object_name(expected);
     let file = match object::open(directory, &name, expected) {
@@ -208,7 +219,7 @@ fn look(
         result => result?,
     };
     if check >= Check::Data {
-        read_everything(&file).map_err(Found::Damaged)?;
+        files.read(&file).map_err(Found::Damaged)?;
     }
     Ok(())
 }

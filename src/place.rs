@@ -10,7 +10,6 @@ use rustix::io::Errno;
 use rustix::mount::MoveMountFlags;
 use thiserror::Error;
 
-use crate::mount::root::{self, RootError};
 use crate::mount::table::{self, TableError};
 use crate::mount::workbench::{Workbench, WorkbenchError};
 use crate::mount::{self, KernelFeatures};
@@ -48,9 +47,6 @@ pub enum PlaceError {
         #[source]
         reason: Errno,
     },
-    /// The new root is not what it was made to be.
-    #[error(transparent)]
-    Root(#[from] RootError),
     /// The place to work in is still there.
     #[error(transparent)]
     Workbench(#[from] WorkbenchError),
@@ -66,19 +62,11 @@ pub fn open_physical_root(path: &Path) -> Result<OwnedFd, PlaceError> {
 }
 
 /// Detaches what is mounted at `path`, puts the new root there and clears the workbench away.
-pub fn place(
-    root: &ProvenRoot,
-    path: &Path,
-    workbench: Workbench,
-    features: &mut KernelFeatures,
-) -> Result<(), PlaceError> {
+pub fn place(root: &ProvenRoot, path: &Path, workbench: Workbench) -> Result<(), PlaceError> {
     let failed = |step| move |reason| PlaceError::Kernel { path: path.into(), step, reason };
     mount::detach_all(path).map_err(failed("detach"))?;
     rustix::mount::move_mount(root.root(), "", CWD, path, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
         .map_err(failed("move the new root here"))?;
-    if !workbench.is_attached() {
-        root::ask_kernel(root.root(), root.root().origin(), features)?;
-    }
     Ok(workbench.close()?)
 }
 
@@ -112,7 +100,11 @@ pub fn link_volatile_root(
         _ => found.st_dev,
     };
     let target = format!("/dev/block/{}:{}", major(device), minor(device));
-    let made = std::fs::create_dir_all("/run/systemd").and_then(|()| std::os::unix::fs::symlink(target, VOLATILE_ROOT));
+    let link = || std::os::unix::fs::symlink(&target, VOLATILE_ROOT);
+    let made = link().or_else(|error| match error.kind() {
+        io::ErrorKind::NotFound => std::fs::create_dir_all("/run/systemd").and_then(|()| link()),
+        _ => Err(error),
+    });
     match made {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
         result => result.map_err(VolatileRootError::Link),

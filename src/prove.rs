@@ -10,9 +10,10 @@ use thiserror::Error;
 use crate::assemble::AssembledRoot;
 use crate::cmdline::CommandLine;
 use crate::elf::{self, ElfError};
-use crate::image::read_everything;
 use crate::lookup::{self, LookupError};
 use crate::object::{self, Finding};
+use crate::policy::Verification;
+use crate::whole_file::WholeFiles;
 
 /// What systemd's switch-root executes where `init=` names nothing, in its order.
 const INITS: [&str; 2] = ["/usr/lib/systemd/systemd", "/sbin/init"];
@@ -102,15 +103,15 @@ pub enum ProveError {
 }
 
 /// Reads what will be started.
-pub fn prove(root: AssembledRoot, command_line: &CommandLine) -> Result<ProvenRoot, ProveError> {
+pub fn prove(root: AssembledRoot, command_line: &CommandLine, files: &WholeFiles) -> Result<ProvenRoot, ProveError> {
     let (init, program) = open_init(&root, command_line)?;
-    read(&init, &program)?;
+    read(files, &init, &program)?;
     match elf::interpreter(&program) {
         Ok(None) => {}
-        Ok(Some(interpreter)) => read(&interpreter, &open(&root, &interpreter)?)?,
+        Ok(Some(interpreter)) => read(files, &interpreter, &open(&root, &interpreter)?)?,
         Err(reason) => return Err(ProveError::Elf { path: init, reason }),
     }
-    read(OS_RELEASE, &open(&root, OS_RELEASE)?)?;
+    read(files, OS_RELEASE, &open(&root, OS_RELEASE)?)?;
     Ok(ProvenRoot { root, init })
 }
 
@@ -133,6 +134,12 @@ fn open_init(root: &AssembledRoot, command_line: &CommandLine) -> Result<(String
 }
 
 fn open(root: &AssembledRoot, path: &str) -> Result<File, ProveError> {
+    // In one go where that succeeds; else, and where nobody vouches for what it is, step by step, which tells why not.
+    if root.origin().verification() == Verification::Required
+        && let Some(file) = lookup::open_in_root(root, path)
+    {
+        return Ok(file);
+    }
     let location = match lookup::regular_file_in_root(root, path) {
         Ok(location) => location,
         Err(LookupError::Kernel(reason @ Errno::XDEV)) => {
@@ -146,6 +153,6 @@ fn open(root: &AssembledRoot, path: &str) -> Result<File, ProveError> {
     })
 }
 
-fn read(path: &str, file: &File) -> Result<(), ProveError> {
-    read_everything(file).map_err(|reason| ProveError::Read { path: path.into(), reason })
+fn read(files: &WholeFiles, path: &str, file: &File) -> Result<(), ProveError> {
+    files.read(file).map_err(|reason| ProveError::Read { path: path.into(), reason })
 }

@@ -4,12 +4,14 @@ use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::str;
 
 use miniserde::ser::{Fragment, Map};
 use miniserde::{Deserialize, Serialize, json};
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
 use thiserror::Error;
 
 use crate::cmdline::RequestedImage;
@@ -206,13 +208,11 @@ impl Report {
     /// Writes the report, whole or not at all.
     pub fn write(&self) -> Result<(), ReportError> {
         let text = json::to_string(self) + "\n";
-        create_directory()
-            .and_then(|()| {
-                let mut file = File::options().write(true).create(true).truncate(true).mode(0o644).open(NEW_REPORT)?;
-                file.write_all(text.as_bytes())?;
-                fs::rename(NEW_REPORT, REPORT)
-            })
-            .map_err(ReportError::File)
+        let written = create_new_report().and_then(|mut file| {
+            file.write_all(text.as_bytes())?;
+            fs::rename(NEW_REPORT, REPORT)
+        });
+        written.map_err(ReportError::File)
     }
 }
 
@@ -263,6 +263,19 @@ impl Map for Fields<'_> {
     fn next(&mut self) -> Option<(Cow<'_, str>, &dyn Serialize)> {
         self.0.pop_front().map(|(name, value)| (Cow::Borrowed(name), value))
     }
+}
+
+fn create_new_report() -> io::Result<File> {
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::CLOEXEC;
+    let create = || rustix::fs::open(NEW_REPORT, flags, Mode::from_raw_mode(0o644));
+    let created = match create() {
+        Err(Errno::NOENT) => {
+            create_directory()?;
+            create()
+        }
+        result => result,
+    };
+    Ok(created?.into())
 }
 
 /// Makes [`DIRECTORY`] where it is missing.

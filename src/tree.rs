@@ -11,6 +11,7 @@ use rustix::mount::MountAttrFlags;
 use thiserror::Error;
 
 use crate::lookup::{self, Links, LookupError};
+use crate::mount::root::{self, RootError, RootOrigin};
 use crate::mount::table::{self, Mount, TableError, Tree};
 use crate::mount::{KernelFeatures, clone_tree};
 
@@ -30,7 +31,7 @@ pub struct MountRecord {
     source: String,
     /// The flags of the mount.
     flags: Vec<String>,
-    /// The options of the filesystem.
+    /// The options of the filesystem, of the root alone: those of a disk's may change by themselves.
     options: Vec<String>,
 }
 
@@ -46,6 +47,9 @@ pub enum TreeError {
         #[source]
         reason: TableError,
     },
+    /// The root is not what it was made to be.
+    #[error(transparent)]
+    Root(#[from] RootError),
     /// A mount of the tree cannot be looked at.
     #[error("mount '{}'", path.display())]
     Kernel {
@@ -97,13 +101,18 @@ pub enum TreeError {
 }
 
 /// Records the mounts at `path` that the boot program made itself: `own` has their points and their identifiers, the
-/// root first. Whatever else is mounted there by now is judged as it will be at the gate.
+/// root first, which must keep the promises of a sealed root made from `promised`, where that is given. Whatever else is
+/// mounted there by now is judged as it will be at the gate.
 pub fn record(
     path: &Path,
     own: &[(&'static str, u64)],
+    promised: Option<&RootOrigin>,
     features: &mut KernelFeatures,
 ) -> Result<Vec<MountRecord>, TreeError> {
     let tree = tree(path, features)?;
+    if let Some(origin) = promised {
+        root::check_options(&tree.root, &origin.source(), origin.verification())?;
+    }
     let is_own = |mount: &&Mount| own.iter().any(|(_, known)| mount.id == Some(*known));
     let records: Vec<_> =
         [&tree.root].into_iter().chain(&tree.below).filter(is_own).map(|mount| MountRecord::new(mount, path)).collect();
@@ -156,7 +165,7 @@ fn tree(path: &Path, features: &mut KernelFeatures) -> Result<Tree, TreeError> {
 /// Takes a mount that was found off the list of those that were recorded.
 fn expect(missing: &mut Vec<&MountRecord>, found: &MountRecord) -> Result<(), TreeError> {
     match missing.iter().position(|record| record.point == found.point) {
-        Some(index) if missing.get(index).is_some_and(|record| record.is(found)) => {
+        Some(index) if missing.get(index).is_some_and(|record| *record == found) => {
             missing.swap_remove(index);
             Ok(())
         }
@@ -220,13 +229,6 @@ impl MountRecord {
         self.id
     }
 
-    /// Whether another record is of the same, unchanged mount. The options of the filesystem count for the root alone:
-    /// those of a disk's filesystem may change by themselves.
-    fn is(&self, other: &Self) -> bool {
-        let options = |record: &Self| if record.point == "/" { record.options.clone() } else { Vec::new() };
-        Self { options: options(self), ..self.clone() } == Self { options: options(other), ..other.clone() }
-    }
-
     fn changed(&self, found: String) -> TreeError {
         TreeError::Changed { path: self.point.clone().into(), expected: self.describe(), found }
     }
@@ -234,7 +236,8 @@ impl MountRecord {
     /// For messages.
     fn describe(&self) -> String {
         let Self { id, parent, filesystem, source, flags, options, .. } = self;
-        format!("{filesystem} {source} {} {} (mount {id} on {parent})", flags.join(","), options.join(","))
+        let options = if options.is_empty() { String::new() } else { format!(" {}", options.join(",")) };
+        format!("{filesystem} {source} {}{options} (mount {id} on {parent})", flags.join(","))
     }
 }
 

@@ -6,10 +6,13 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use sealroot::{Arena, boot, kmsg};
+use dlmalloc::GlobalDlmalloc;
+use sealroot::{boot, kmsg};
 
+/// musl's own gives memory back to the kernel as it goes, and asks for it again: half a page fault for each file of an
+/// image.
 #[global_allocator]
-static ARENA: Arena = Arena::new();
+static ALLOCATOR: GlobalDlmalloc = GlobalDlmalloc;
 
 const USAGE: &str = "usage: sealroot-initrd [mount|gate|refused] [--sysroot DIR] | --version";
 

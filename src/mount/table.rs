@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, Mode, OFlags, StatxFlags};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, StatxFlags};
 use rustix::io::Errno;
 use rustix::mount::MountAttrFlags;
 use thiserror::Error;
@@ -54,7 +54,7 @@ pub struct Mount {
 pub struct Tree {
     /// The one at the path.
     pub root: Mount,
-    /// All others, at any depth.
+    /// All others, at any depth, without the options of their filesystems.
     pub below: Vec<Mount>,
     /// The identifier of the mount that the path's parent directory lies on.
     pub above: u64,
@@ -96,23 +96,7 @@ struct MountIds {
 
 impl MountIds {
     fn of(mount: impl AsFd, features: &mut KernelFeatures) -> Result<Self, Errno> {
-        /// `STATX_MNT_ID_UNIQUE` of `linux/stat.h`
-        const UNIQUE: StatxFlags = StatxFlags::from_bits_retain(0x4000);
-        let ask = |mask| {
-            // What a server would have to be asked for is of no interest.
-            let flags = AtFlags::EMPTY_PATH | AtFlags::NO_AUTOMOUNT | AtFlags::STATX_DONT_SYNC;
-            let found = rustix::fs::statx(&mount, "", flags, mask)?;
-            Ok(Some(found.stx_mnt_id).filter(|_| found.stx_mask & mask.bits() != 0))
-        };
-        let mountinfo = ask(StatxFlags::MNT_ID)?.ok_or(Errno::OPNOTSUPP)?;
-        if features.mount_ids == MountIdKind::Unique {
-            match ask(UNIQUE)? {
-                Some(id) => return Ok(Self { id, mountinfo }),
-                // Before Linux 6.8.
-                None => features.mount_ids = MountIdKind::Reused,
-            }
-        }
-        Ok(Self { id: mountinfo, mountinfo })
+        Ok(Self { id: id(&mount, features)?, mountinfo: mountinfo_id(mount)? })
     }
 }
 
@@ -121,16 +105,50 @@ impl MountIds {
 /// # Errors
 /// The kernel's own.
 pub fn id(mount: impl AsFd, features: &mut KernelFeatures) -> Result<u64, Errno> {
-    MountIds::of(mount, features).map(|ids| ids.id)
+    match unique_id(&mount, Path::new(""), AtFlags::EMPTY_PATH, features)? {
+        Some(id) => Ok(id),
+        None => mountinfo_id(mount),
+    }
+}
+
+/// `None` before Linux 6.8.
+fn unique_id(
+    directory: impl AsFd,
+    path: &Path,
+    flags: AtFlags,
+    features: &mut KernelFeatures,
+) -> Result<Option<u64>, Errno> {
+    /// `STATX_MNT_ID_UNIQUE` of `linux/stat.h`
+    const UNIQUE: StatxFlags = StatxFlags::from_bits_retain(0x4000);
+    if features.mount_ids == MountIdKind::Reused {
+        return Ok(None);
+    }
+    let id = ask_for_id(directory, path, flags, UNIQUE)?;
+    if id.is_none() {
+        features.mount_ids = MountIdKind::Reused;
+    }
+    Ok(id)
+}
+
+fn mountinfo_id(mount: impl AsFd) -> Result<u64, Errno> {
+    ask_for_id(mount, Path::new(""), AtFlags::EMPTY_PATH, StatxFlags::MNT_ID)?.ok_or(Errno::OPNOTSUPP)
+}
+
+fn ask_for_id(directory: impl AsFd, path: &Path, flags: AtFlags, mask: StatxFlags) -> Result<Option<u64>, Errno> {
+    // What a server would have to be asked for is of no interest.
+    let flags = flags | AtFlags::NO_AUTOMOUNT | AtFlags::STATX_DONT_SYNC;
+    let found = rustix::fs::statx(directory, path, flags, mask)?;
+    Ok(Some(found.stx_mnt_id).filter(|_| found.stx_mask & mask.bits() != 0))
 }
 
 /// The mount that a descriptor lies on, which must be attached.
 pub fn mount_of(mount: impl AsFd, features: &mut KernelFeatures) -> Result<Mount, TableError> {
     let failed = |reason| TableError::Kernel { mount: "of an open file".into(), call: "statx", reason };
-    let ids = MountIds::of(mount, features).map_err(failed)?;
-    if let Some(status) = try_statmount(ids, features)? {
+    let id = id(&mount, features).map_err(failed)?;
+    if let Some(status) = try_statmount(id, features)? {
         return Ok(from_status(status));
     }
+    let ids = MountIds { id, mountinfo: mountinfo_id(mount).map_err(failed)? };
     let table = mountinfo::read()?;
     let line = table.into_iter().find(|line| line.id == ids.mountinfo);
     let line = line.ok_or(TableError::NotListed { id: ids.mountinfo })?;
@@ -140,21 +158,33 @@ pub fn mount_of(mount: impl AsFd, features: &mut KernelFeatures) -> Result<Mount
 /// The mounts at `path` and below it.
 pub fn tree(path: &Path, features: &mut KernelFeatures) -> Result<Tree, TableError> {
     let above = path.parent().unwrap_or(Path::new("/"));
-    let (ids, above) = (ids_at(path, features)?, ids_at(above, features)?);
-    if let Some(status) = try_statmount(ids, features)? {
+    if features.mount_table == MountTable::Statmount
+        && let (Some(root), Some(above)) = (unique_id_at(path, features)?, unique_id_at(above, features)?)
+        && let Some(status) = try_statmount(root, features)?
+    {
         match tree_by_statmount(from_status(status), above) {
             // Somebody else's mount has longer strings than there is room for.
             Err(TableError::Kernel { reason: Errno::OVERFLOW, .. }) => features.mount_table = MountTable::Mountinfo,
             result => return result,
         }
     }
-    tree_by_mountinfo(path, ids, above, features)
+    features.mount_table = MountTable::Mountinfo;
+    let (root, above) = (ids_at(path, features)?, ids_at(above, features)?);
+    tree_by_mountinfo(path, root, above, features)
 }
 
+fn unique_id_at(path: &Path, features: &mut KernelFeatures) -> Result<Option<u64>, TableError> {
+    unique_id(CWD, path, AtFlags::SYMLINK_NOFOLLOW, features).map_err(failed_at(path, "statx"))
+}
+
+/// Both of the same mount, whatever happens at the path meanwhile.
 fn ids_at(path: &Path, features: &mut KernelFeatures) -> Result<MountIds, TableError> {
-    let failed = |call| move |reason| TableError::Kernel { mount: format!("'{}'", path.display()), call, reason };
-    let fd = open(path).map_err(failed("open"))?;
-    MountIds::of(fd, features).map_err(failed("statx"))
+    let fd = open(path).map_err(failed_at(path, "open"))?;
+    MountIds::of(fd, features).map_err(failed_at(path, "statx"))
+}
+
+fn failed_at(path: &Path, call: &'static str) -> impl FnOnce(Errno) -> TableError {
+    move |reason| TableError::Kernel { mount: format!("'{}'", path.display()), call, reason }
 }
 
 /// A location at a path, without following a link or an automount there.
@@ -163,37 +193,39 @@ fn open(path: &Path) -> Result<OwnedFd, Errno> {
 }
 
 /// A mount's status, unless this kernel does not tell enough: then never again.
-fn try_statmount(ids: MountIds, features: &mut KernelFeatures) -> Result<Option<MountStatus>, TableError> {
+fn try_statmount(id: u64, features: &mut KernelFeatures) -> Result<Option<MountStatus>, TableError> {
     if features.mount_table == MountTable::Mountinfo || features.mount_ids == MountIdKind::Reused {
         features.mount_table = MountTable::Mountinfo;
         return Ok(None);
     }
-    match statmount::statmount(ids.id, WANTED) {
+    match statmount::statmount(id, WANTED) {
         Ok(status) if status.mask & OF_A_ROOT == OF_A_ROOT => Ok(Some(status)),
         // Before Linux 6.13; the call is missing (ENOSYS) before 6.8, or forbidden (EPERM) to who is confined.
         Ok(_) | Err(Errno::NOSYS | Errno::PERM | Errno::INVAL | Errno::OVERFLOW) => {
             features.mount_table = MountTable::Mountinfo;
             Ok(None)
         }
-        Err(reason) => Err(TableError::Kernel { mount: ids.id.to_string(), call: "statmount", reason }),
+        Err(reason) => Err(TableError::Kernel { mount: id.to_string(), call: "statmount", reason }),
     }
 }
 
-fn tree_by_statmount(root: Mount, above: MountIds) -> Result<Tree, TableError> {
+fn tree_by_statmount(root: Mount, above: u64) -> Result<Tree, TableError> {
     let failed = |id: u64, call| move |reason| TableError::Kernel { mount: id.to_string(), call, reason };
     let root_id = root.id.unwrap_or(0);
     let ids = statmount::listmount(root_id, MAX_MOUNTS).map_err(failed(root_id, "listmount"))?;
     let mut below = Vec::with_capacity(ids.len());
     for id in ids {
-        match statmount::statmount(id, WANTED) {
-            Ok(status) if status.mask & ALWAYS == ALWAYS => below.push(from_status(status)),
+        match statmount::statmount(id, WANTED & !mask::MNT_OPTS) {
+            Ok(status) if status.mask & ALWAYS == ALWAYS => {
+                below.push(Mount { options: Vec::new(), ..from_status(status) })
+            }
             Ok(_) => return Err(failed(id, "statmount")(Errno::NODATA)),
             // It went since it was listed.
             Err(Errno::NOENT) => {}
             Err(reason) => return Err(failed(id, "statmount")(reason)),
         }
     }
-    Ok(Tree { root, below, above: above.id })
+    Ok(Tree { root, below, above })
 }
 
 fn from_status(status: MountStatus) -> Mount {
@@ -276,7 +308,8 @@ fn tree_by_mountinfo(
         let (id, parent) = (known.get(&line.id).copied(), known.get(&line.parent).copied());
         from_line(line, id, parent.unwrap_or(0))
     };
-    Ok(Tree { root: convert(line), below: lines.into_iter().map(convert).collect(), above: above.id })
+    let below = lines.into_iter().map(|line| Mount { options: Vec::new(), ..convert(line) }).collect();
+    Ok(Tree { root: convert(line), below, above: above.id })
 }
 
 fn from_line(line: Line, id: Option<u64>, parent: u64) -> Mount {

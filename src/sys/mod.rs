@@ -3,7 +3,6 @@
 
 use rustix::io::Errno;
 
-pub mod arena;
 pub mod loop_device;
 pub mod mount_attr;
 #[cfg(all(target_env = "musl", panic = "abort"))]

@@ -1,7 +1,8 @@
 //! `statmount(2)` and `listmount(2)`.
 
 use std::ffi::c_long;
-use std::mem;
+use std::mem::{self, MaybeUninit};
+use std::slice;
 
 use rustix::io::Errno;
 
@@ -26,8 +27,8 @@ const SYS_STATMOUNT: c_long = 457;
 /// As above.
 const SYS_LISTMOUNT: c_long = 458;
 
-/// Room for strings: far more than the mounts that sealroot makes have.
-const STRINGS: usize = 16 * 1024;
+/// Room for strings, in bytes: far more than the mounts that sealroot makes have. It lies on the stack.
+const STRINGS: usize = 4096;
 /// How many identifiers are taken off the kernel's list at once.
 const BATCH: usize = 256;
 
@@ -46,6 +47,13 @@ const _: () = assert!(size_of::<Request>() == 24);
 /// `struct statmount` with room for its strings.
 #[repr(C)]
 struct Answer {
+    fixed: Fixed,
+    strings: [u8; STRINGS],
+}
+
+/// What is always answered.
+#[repr(C)]
+struct Fixed {
     size: u32,
     mnt_opts: u32,
     mask: u64,
@@ -67,11 +75,10 @@ struct Answer {
     sb_source: u32,
     /// What later kernels have more of, and what is spare.
     spare: [u64; 48],
-    strings: [u8; STRINGS],
 }
 
-const _: () = assert!(mem::offset_of!(Answer, mnt_attr) == 64);
-const _: () = assert!(mem::offset_of!(Answer, sb_source) == 124);
+const _: () = assert!(mem::offset_of!(Fixed, mnt_attr) == 64);
+const _: () = assert!(mem::offset_of!(Fixed, sb_source) == 124);
 const _: () = assert!(mem::offset_of!(Answer, strings) == 512);
 
 /// What the kernel says about one mount.
@@ -104,52 +111,40 @@ pub struct MountStatus {
 /// `EOVERFLOW` where its strings are longer than any should be.
 pub fn statmount(id: u64, wanted: u64) -> Result<MountStatus, Errno> {
     let request = Request { size: size_of::<Request>() as u32, spare: 0, mnt_id: id, param: wanted };
-    let mut answer = Box::new(Answer {
-        size: 0,
-        mnt_opts: 0,
-        mask: 0,
-        sb_dev: [0; 2],
-        sb_magic: 0,
-        sb_flags: 0,
-        fs_type: 0,
-        mnt_id: 0,
-        mnt_parent_id: 0,
-        mnt_id_old: 0,
-        mnt_parent_id_old: 0,
-        mnt_attr: 0,
-        propagation: [0; 4],
-        mnt_root: 0,
-        mnt_point: 0,
-        mnt_ns_id: 0,
-        fs_subtype: 0,
-        sb_source: 0,
-        spare: [0; 48],
-        strings: [0; STRINGS],
-    });
+    let mut answer = MaybeUninit::<Answer>::uninit();
+    // SAFETY: `Fixed` is at the start of `Answer` and may be zero.
+    unsafe { answer.as_mut_ptr().cast::<Fixed>().write_bytes(0, 1) };
     // SAFETY: the kernel reads `request`, whose layout and size are those of the structure, and writes at most as many
-    // bytes to `answer` as are passed for its size; all of its bytes may have any value.
+    // bytes to `answer` as are passed for its size.
     let result: c_long =
-        unsafe { libc::syscall(SYS_STATMOUNT, &raw const request, &raw mut *answer, size_of::<Answer>(), 0) };
+        unsafe { libc::syscall(SYS_STATMOUNT, &raw const request, answer.as_mut_ptr(), size_of::<Answer>(), 0) };
     if result != 0 {
         return Err(super::last_errno());
     }
-    let text = |flag: u64, offset: u32| match answer.mask & flag {
+    // SAFETY: `Fixed` is at the start of `Answer`, was zero before the call, and may have any bytes.
+    let fixed = unsafe { answer.as_ptr().cast::<Fixed>().read() };
+    let written = usize::try_from(fixed.size).ok().and_then(|size| size.checked_sub(size_of::<Fixed>()));
+    let written = written.filter(|size| *size <= STRINGS).ok_or(Errno::OVERFLOW)?;
+    let strings = answer.as_ptr().cast::<u8>().wrapping_add(size_of::<Fixed>());
+    // SAFETY: `size` counts all bytes that the kernel has written, and the strings are what follows `Fixed`.
+    let strings = unsafe { slice::from_raw_parts(strings, written) };
+    let text = |flag: u64, offset: u32| match fixed.mask & flag {
         0 => Vec::new(),
         _ => {
-            let bytes = usize::try_from(offset).ok().and_then(|start| answer.strings.get(start..)).unwrap_or_default();
+            let bytes = usize::try_from(offset).ok().and_then(|start| strings.get(start..)).unwrap_or_default();
             bytes.split(|byte| *byte == 0).next().unwrap_or_default().to_vec()
         }
     };
     Ok(MountStatus {
-        mask: answer.mask,
-        sb_flags: answer.sb_flags,
-        mount_attributes: answer.mnt_attr,
-        id: answer.mnt_id,
-        parent: answer.mnt_parent_id,
-        point: text(mask::MNT_POINT, answer.mnt_point),
-        filesystem: text(mask::FS_TYPE, answer.fs_type),
-        source: text(mask::SB_SOURCE, answer.sb_source),
-        options: text(mask::MNT_OPTS, answer.mnt_opts),
+        mask: fixed.mask,
+        sb_flags: fixed.sb_flags,
+        mount_attributes: fixed.mnt_attr,
+        id: fixed.mnt_id,
+        parent: fixed.mnt_parent_id,
+        point: text(mask::MNT_POINT, fixed.mnt_point),
+        filesystem: text(mask::FS_TYPE, fixed.fs_type),
+        source: text(mask::SB_SOURCE, fixed.sb_source),
+        options: text(mask::MNT_OPTS, fixed.mnt_opts),
     })
 }
 

@@ -10,6 +10,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::raw::{self, Answer, Call};
@@ -21,7 +22,7 @@ const OPEN: i64 = libc::SYS_open;
 const OPEN: i64 = libc::SYS_openat;
 
 /// The calls that kernels differ in, and the last one.
-const CALLS: [i64; 10] = [
+const CALLS: [i64; 11] = [
     OPEN,
     libc::SYS_exit_group,
     libc::SYS_fsopen,
@@ -29,6 +30,7 @@ const CALLS: [i64; 10] = [
     libc::SYS_move_mount,
     libc::SYS_open_tree,
     libc::SYS_openat,
+    libc::SYS_openat2,
     libc::SYS_statx,
     SYS_STATMOUNT,
     SYS_LISTMOUNT,
@@ -239,6 +241,13 @@ impl Process {
         String::from_utf8_lossy(&bytes[..end]).into_owned()
     }
 
+    /// The first field of `struct open_how`.
+    fn open_flags(&self, address: u64) -> OFlag {
+        let mut flags = [0; 8];
+        self.memory().read_exact_at(&mut flags, address).unwrap();
+        OFlag::from_bits_retain(u64::from_ne_bytes(flags) as i32)
+    }
+
     /// What a path through `/proc/self/fd` leads to.
     fn descriptor(&self, path: &str) -> Option<PathBuf> {
         let number = path.strip_prefix("/proc/self/fd/")?;
@@ -337,10 +346,22 @@ impl Caller<'_> {
                 let path = process.text(if call.number == libc::SYS_openat { second } else { first });
                 fail(self.kernel.open(&process.descriptor(&path).unwrap_or(path.into())))
             }
+            // A location is opened without the filesystem's own open; whatever else is opened in this way is looked up as
+            // a process finds it whose root the directory is.
+            libc::SYS_openat2 if !process.open_flags(third).contains(OFlag::O_PATH) => {
+                fail(self.kernel.open(&Path::new("/").join(process.text(second))))
+            }
             libc::SYS_statx if fourth & MNT_ID_UNIQUE != 0 && release < Release(6, 8) => {
                 // An older kernel overlooks what it does not know, and answers the rest.
-                let path = format!("/proc/{}/fd/{first}", process.0);
-                let file = File::options().read(true).custom_flags(libc::O_PATH).open(path).unwrap();
+                let path = match first as i32 {
+                    libc::AT_FDCWD => format!("/proc/{}/root{}", process.0, process.text(second)),
+                    descriptor => format!("/proc/{}/fd/{descriptor}", process.0),
+                };
+                let flags = libc::O_PATH | if first as i32 == libc::AT_FDCWD { libc::O_NOFOLLOW } else { 0 };
+                let file = match File::options().read(true).custom_flags(flags).open(path) {
+                    Ok(file) => file,
+                    Err(error) => return Answer::Fail(error.raw_os_error().unwrap()),
+                };
                 let found = raw::statx(&file, (fourth & !MNT_ID_UNIQUE).try_into().unwrap());
                 process.memory().write_all_at(&found, fifth).unwrap();
                 Answer::Done(0)

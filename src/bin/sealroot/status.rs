@@ -8,7 +8,7 @@ use miniserde::Serialize;
 use sealroot::boot::chain;
 use sealroot::cmdline::BootRequest;
 use sealroot::digest::ImageDigest;
-use sealroot::inputs;
+use sealroot::inputs::{self, Firmware};
 use sealroot::mount::root::{check_options, source};
 use sealroot::mount::table::Mount;
 use sealroot::policy::Verification;
@@ -92,7 +92,9 @@ pub fn run() -> Result<Status, Failure> {
         format,
         root: MountPoint::new("/", mount),
         transient,
-        secure_boot: inputs::secure_boot().map_or_else(|error| chain(&error), |state| state.name().into()),
+        secure_boot: Firmware::open()
+            .and_then(|firmware| firmware.secure_boot())
+            .map_or_else(|error| chain(&error), |state| state.name().into()),
         check: told(&["policy", "policy.check", "value"]),
         openings: report.as_ref().map(|report| report.texts("openings")).unwrap_or_default(),
         not_sealed: beside(),

@@ -7,10 +7,11 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use miniserde::Serialize;
 use sealroot::digest::ImageDigest;
-use sealroot::image::{self, read_everything};
+use sealroot::image;
 use sealroot::object::{self, Found, Object};
 use sealroot::objects::{self, object_name};
 use sealroot::repository::{Repository, image_name};
+use sealroot::whole_file::WholeFiles;
 
 use crate::arguments::{Selection, VerifyArguments};
 use crate::measure::{By, Measured};
@@ -132,7 +133,7 @@ fn try_look(
     if measured.by() == By::FileWithoutVerity {
         return Err("expected a file with fs-verity, found the right one without".into());
     }
-    read_everything(&file)?;
+    WholeFiles::new().read(&file)?;
     verdict.format = Some(image::format(&name, &file)?.name().into());
     let mut objects = Vec::new();
     objects::walk(&name, &file, |_, object| {
@@ -150,7 +151,8 @@ fn check(
     data: bool,
 ) -> Result<ObjectsVerdict, Failure> {
     let directory = repository.objects()?;
-    let found = parallel::map("objects", objects, |digest| check_object(directory.as_fd(), *digest, data));
+    let files = WholeFiles::new();
+    let found = parallel::map("objects", objects, |digest| check_object(directory.as_fd(), *digest, data, &files));
     let mut computed = 0;
     let mut broken = BTreeMap::new();
     for (digest, found) in objects.iter().zip(found) {
@@ -189,7 +191,7 @@ fn name_users(
     Ok(())
 }
 
-fn check_object(directory: BorrowedFd<'_>, expected: ImageDigest, data: bool) -> Result<By, Found> {
+fn check_object(directory: BorrowedFd<'_>, expected: ImageDigest, data: bool, files: &WholeFiles) -> Result<By, Found> {
     let file: File = object::open_unmeasured(directory, &object_name(expected))?;
     let measured = Measured::of(&file, expected.algorithm()).map_err(Found::Unread)?;
     match measured.by() {
@@ -197,7 +199,7 @@ fn check_object(directory: BorrowedFd<'_>, expected: ImageDigest, data: bool) ->
         By::FileWithoutVerity => Err(Found::Unmeasured(rustix::io::Errno::NODATA)),
         by => {
             if data && by == By::Kernel {
-                read_everything(&file).map_err(Found::Damaged)?;
+                files.read(&file).map_err(Found::Damaged)?;
             }
             Ok(by)
         }
