@@ -299,6 +299,21 @@ strip_program() {
   strip_to "$3" "$1/$2"
 }
 
+# What a sealed command line carries: no credentials from outside, no mounts from a writable /etc/fstab, no shell in the
+# initrd, no hibernation image. The plain and the rd. form of a switch reach different stages.
+# shellcheck disable=SC2034 # for the caller
+sealed_kargs=(systemd.import_credentials=no fstab=no rd.fstab=no rd.shell=0 rd.emergency=halt noresume)
+
+# sealed_tree ROOT FOLDER: the tree that is sealed: the root without what belongs to the machine or the build.
+sealed_tree() {
+  cp -al "$1" "$2"
+  local emptied=("$2"/{boot,var/cache/apt,var/lib/apt/lists,tmp,run})
+  find "${emptied[@]}" -mindepth 1 -delete
+  rm -f "$2"/{vmlinuz,initrd.img}{,.old}
+  # The same root gives the same digest.
+  touch -d @0 "${emptied[@]}"
+}
+
 # accelerator: `kvm` when a guest has been seen to boot to its end under it on this machine, else `tcg`.
 # SEALROOT_ACCEL overrides.
 accelerator() {

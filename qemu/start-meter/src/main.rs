@@ -2,10 +2,11 @@
 //! prints what each start took.
 //!
 //! `start-meter ROUNDS warm|cold|count|trace NAME=COMMAND…`: /dev/vda2 is the physical root, /cmdline the kernel command
-//! line. `cold` empties the page cache before each start; `count` counts system calls instead of timing. A line per start:
-//! `start NAME WALL_NS CPU_NS PEAK_KIB FAULTS` or `calls NAME TOTAL CALL=COUNT,…`; `trace` prints a line per system call:
-//! `trace NAME CALL BEFORE_NS INSIDE_NS RESULT`, with what the program computed since the call before (stops included). The peak is never below what this
-//! program itself has in memory where it starts another one, about 0.5 MiB.
+//! line; a program of the name NAME gets /cmdline.NAME instead, and /config.NAME as its configuration, where there are
+//! such files. Only `cold` empties the page cache before each start. A line per start: `start NAME WALL_NS CPU_NS PEAK_KIB
+//! FAULTS`; with `count`, which does not time, `calls NAME TOTAL CALL=COUNT,…`; with `trace` a line per system call:
+//! `trace NAME CALL BEFORE_NS INSIDE_NS RESULT`, with the time since the call before it, both with the tracer's stops. The
+//! peak is never below what this program itself has in memory where it starts another one, about 0.5 MiB.
 
 use std::collections::BTreeMap;
 use std::ffi::CString;
@@ -110,8 +111,8 @@ fn in_child(work: impl FnOnce() -> Result<()>) -> Result<()> {
 }
 
 fn start(what: What, name: &str, command: &str) -> Result<()> {
-    set_up()?;
-    if matches!(what, What::Cold | What::Count) {
+    set_up(name)?;
+    if what == What::Cold {
         nix::unistd::sync();
         fs::write("/proc/sys/vm/drop_caches", "3")?;
     }
@@ -172,7 +173,7 @@ fn start(what: What, name: &str, command: &str) -> Result<()> {
 }
 
 /// What the initrd would look like.
-fn set_up() -> Result<()> {
+fn set_up(name: &str) -> Result<()> {
     unshare(CloneFlags::CLONE_NEWNS)?;
     let none = None::<&str>;
     // Cut off from the others, then shared again, as systemd has it.
@@ -182,7 +183,13 @@ fn set_up() -> Result<()> {
     fs::create_dir_all("/run/systemd")?;
     fs::create_dir_all("/sysroot")?;
     mount_physical_root("/sysroot")?;
-    mount(Some("/cmdline"), "/proc/cmdline", none, MsFlags::MS_BIND, none)?;
+    let cmdline = format!("/cmdline.{name}");
+    let cmdline = if fs::exists(&cmdline)? { &cmdline } else { "/cmdline" };
+    mount(Some(cmdline), "/proc/cmdline", none, MsFlags::MS_BIND, none)?;
+    let config = format!("/config.{name}");
+    if fs::exists(&config)? {
+        mount(Some(config.as_str()), "/usr/lib/sealroot/sealroot.toml", none, MsFlags::MS_BIND, none)?;
+    }
     Ok(())
 }
 
