@@ -48,10 +48,13 @@ fn check_metadata(text: &[u8]) {
     fs::write(path, text).expect("a temporary file");
     let result = bounded(text.len(), 512, || Repository::open(root));
     // Another reader: what it calls a later version or an incompatible feature is never opened. It takes no key twice;
-    // ours may take either, or none.
+    // ours may take either, or none. It would take arrays for objects, field by field, which are none.
     let text = std::str::from_utf8(text).unwrap_or_default();
+    let value: serde_json::Value = serde_json::from_str(text).unwrap_or_default();
     let version = serde_json::from_str(text).map_or(None, |Version { version }| version);
+    let version = version.filter(|_| value.is_object());
     let features = serde_json::from_str(text).map_or(None, |WithFeatures { features }| features);
+    let features = features.filter(|_| value.is_object() && value["features"].is_object());
     let is_refused = version.is_some_and(|version| version > 1)
         || features.and_then(|features| features.incompatible).is_some_and(|names| !names.is_empty());
     match result {
