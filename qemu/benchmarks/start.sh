@@ -52,6 +52,29 @@ start_rows() {
     }' "$2"
 }
 
+# stage_rows FILE: a row per stage of sealroot's starts with a full page cache, from its own reports, and one for what lies
+# outside the stages.
+stage_rows() {
+  awk '$1 == "cache" { cache = $2 } cache == "full" && $1 == "start" && $2 == "sealroot" { wall = $3 }
+    cache == "full" && $1 == "report" { sub(/^report [^ ]* /, ""); print wall, $0 }' "$1" |
+    while read -r wall report; do
+      jq -r --argjson wall "$wall" '[.checks[] | {name, time: (.microseconds * 1000)}] |
+        . + [{name: "other", time: ($wall - (map(.time) | add))}] | .[] | "\(.name) \(.time)"' <<<"$report"
+    done | awk -v json="$json" "$statistics"'
+      { if (!($1 in count)) stages[++rows] = $1; found[$1, ++count[$1]] = $2 }
+      END {
+        if (!rows) exit 1
+        for (row = 1; row <= rows; row++) {
+          stage = stages[row]
+          for (i = 1; i <= count[stage]; i++) values[i] = found[stage, i]
+          sort(values, count[stage])
+          time = quantile(values, count[stage], 0.5)
+          if (json) printf "{\"table\":\"stages\",\"row\":\"%s\",\"time\":%.6f}\n", stage, time / 1e9
+          else printf "| %s | %.2f ms |\n", stage, time / 1e6
+        }
+      }'
+}
+
 # At the same addresses each time: QEMU translates a program anew for each address, which no processor does, and which
 # would cost position-independent programs (not the floor) most of their time. The console shows what it does with `quiet`:
 # what an emulated serial port takes for each letter is no program's.
@@ -80,7 +103,7 @@ bench_start() {
   local kernel="${SEALROOT_KERNEL:-newest}" disk image program meter peer peer_static library release clock mounts=detached counting=() adds=()
   # The floor has one way for each kernel, and no fall-back.
   [[ $kernel != 6.12* ]] || mounts=attached
-  need cc
+  need cc jq
   disk="$("$qemu_dir/disk" sha512)"
   cp --sparse=always --reflink=auto "$disk" "$scratch/disk"
   image="$(sed -n 's/^SHA512_V1=//p' "$("$qemu_dir/repository")/env")"
@@ -108,4 +131,6 @@ bench_start() {
   heading "| start, Linux $release | wall to floor | wall to peer-static | wall | CPU | instructions | peak memory | faults | calls |" \
     '|---|---|---|---|---|---|---|---|---|'
   start_rows "$release" "$scratch/started"
+  heading '| stage of sealroot, cache full | time |' '|---|---|'
+  stage_rows "$scratch/started"
 }

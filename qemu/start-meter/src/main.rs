@@ -4,9 +4,10 @@
 //! `start-meter ROUNDS warm|cold|count|trace NAME=COMMAND…`: /dev/vda2 is the physical root, /cmdline the kernel command
 //! line; a program of the name NAME gets /cmdline.NAME instead, and /config.NAME as its configuration, where there are
 //! such files. Only `cold` empties the page cache before each start. A line per start: `start NAME WALL_NS CPU_NS PEAK_KIB
-//! FAULTS`; with `count`, which does not time, `calls NAME TOTAL CALL=COUNT,…`; with `trace` a line per system call:
-//! `trace NAME CALL BEFORE_NS INSIDE_NS RESULT`, with the time since the call before it, both with the tracer's stops. The
-//! peak is never below what this program itself has in memory where it starts another one, about 0.5 MiB.
+//! FAULTS`, and `report NAME JSON` where the program left a report of sealroot's; with `count`, which does not time, `calls
+//! NAME TOTAL CALL=COUNT,…`; with `trace` a line per system call: `trace NAME CALL BEFORE_NS INSIDE_NS RESULT`, with the
+//! time since the call before it, both with the tracer's stops. The peak is never below what this program itself has in
+//! memory where it starts another one, about 0.5 MiB.
 
 use std::collections::BTreeMap;
 use std::ffi::CString;
@@ -26,6 +27,8 @@ use syscalls::Sysno;
 
 /// Where the filesystem of the physical root stays mounted, which keeps its page cache from start to start.
 const HELD: &str = "/mnt";
+/// What sealroot leaves.
+const REPORT: &str = "/run/sealroot/report.json";
 /// Where what the programs say goes.
 const SAID: &str = "/tmp/said";
 
@@ -169,6 +172,9 @@ fn start(what: What, name: &str, command: &str) -> Result<()> {
         usage.ru_maxrss,
         faults - before.faults
     );
+    if let Ok(report) = fs::read_to_string(REPORT) {
+        println!("report {name} {}", report.trim_end());
+    }
     Ok(())
 }
 
