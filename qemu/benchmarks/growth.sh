@@ -69,11 +69,6 @@ build_growth() {
 # the n-th starts of all programs belong together.
 growth_rows() {
   awk -v kernel="$1" -v json="$json" "$statistics"'
-    function median(name, field,   i, values) {
-      for (i = 1; i <= count[name]; i++) values[i] = found[name, i, field]
-      sort(values, count[name])
-      return quantile(values, count[name], 0.5)
-    }
     # The median of the ratios of what a program takes more than `less` to what another takes.
     function ratio(name, less, other,   i, values) {
       for (i = 1; i <= count[name]; i++)
@@ -88,30 +83,30 @@ growth_rows() {
     function times(share) { return share < 10 ? sprintf("%.2f", share) : sprintf("%.0f", share) }
     # What a check adds to the one that looks at nothing but the digest.
     function added(check, files, where) {
-      return median(name_of(check, files, where), 3) - median(name_of("digest", files, where), 3)
+      return column(name_of(check, files, where), 3) - column(name_of("digest", files, where), 3)
     }
     function json_row(check, files, where,   name, more) {
       name = name_of(check, files, where)
       split(where, parts, SUBSEP)
       if (check == "image")
-        more = sprintf(",\"cat\":%.6f,\"added_to_cat\":%.4f", median(name_of("cat", files, where), 3) / 1e9,
+        more = sprintf(",\"cat\":%.6f,\"added_to_cat\":%.4f", column(name_of("cat", files, where), 3) / 1e9,
           ratio(name, name_of("digest", files, where), name_of("cat", files, where)))
       if (check == "objects")
         more = sprintf(",\"added_per_object\":%.9f,\"added_per_file\":%.9f", added(check, files, where) / objects[files] / 1e9,
           added(check, files, where) / files / 1e9)
       printf "{\"table\":\"growth\",\"row\":\"%s\",\"kernel\":\"%s\",\"files\":%d,\"objects\":%d,\"image\":%d," \
         "\"cache\":\"%s\",\"cpus\":%d,\"rounds\":%d,\"wall\":%.6f,\"wall_to_smallest\":%.4f,\"cpu\":%.6f,\"peak\":%d,\"faults\":%d%s}\n",
-        check, kernel, files, objects[files], bytes[files], parts[1], parts[2], count[name], median(name, 3) / 1e9,
-        ratio(name, "", name_of(check, sizes[1], where)), median(name, 4) / 1e9, median(name, 5), median(name, 6), more
+        check, kernel, files, objects[files], bytes[files], parts[1], parts[2], count[name], column(name, 3) / 1e9,
+        ratio(name, "", name_of(check, sizes[1], where)), column(name, 4) / 1e9, column(name, 5), column(name, 6), more
     }
     function row(check, files,   i, name, line) {
       for (i = 1; i <= kinds; i++) {
         name = name_of(check, files, kind[i])
-        line = line sprintf(" %s (%s) |", time(median(name, 3)), times(ratio(name, "", name_of(check, sizes[1], kind[i]))))
+        line = line sprintf(" %s (%s) |", time(column(name, 3)), times(ratio(name, "", name_of(check, sizes[1], kind[i]))))
       }
       # One CPU: cache full, where nothing is waited for, then cache empty.
       name = name_of(check, files, kind[2])
-      line = line sprintf(" %s | %d KiB |", time(median(name, 4)), median(name, 5))
+      line = line sprintf(" %s | %d KiB |", time(column(name, 4)), column(name, 5))
       if (check == "digest") line = line " |"
       if (check == "image")
         line = line sprintf(" %s, %.2f × `cat` |", time(added(check, files, kind[1])), ratio(name_of(check, files, kind[1]),

@@ -7,11 +7,6 @@
 # state is `counted`, the page cache was full and what is called nanoseconds are instructions.
 start_rows() {
   awk -v kernel="$1" -v json="$json" "$statistics"'
-    function column(name, field,   i, values) {
-      for (i = 1; i <= count[name]; i++) values[i] = found[name, i, field]
-      sort(values, count[name])
-      return quantile(values, count[name], 0.5)
-    }
     function ratio(name, other, share,   i, values, n) {
       n = count[name]
       for (i = 1; i <= n; i++) values[i] = found[name, i, 3] / found[other, i, 3]

@@ -2,7 +2,8 @@
 # What the benchmarks print: tables for people, rows of JSON with --json. Sourced by qemu/bench.
 # shellcheck disable=SC2154 # variables of the caller
 
-# For awk: quantile() takes what sort() has sorted.
+# For awk: quantile() takes what sort() has sorted; column() is the median of a field of all lines that were noted as
+# found[NAME, N, FIELD], N from 1 to count[NAME].
 # shellcheck disable=SC2016
 statistics='
   function sort(values, count,   i, j, swap) {
@@ -12,6 +13,11 @@ statistics='
   function quantile(values, count, share,   place, below) {
     place = (count - 1) * share + 1; below = int(place)
     return below < count ? values[below] + (place - below) * (values[below + 1] - values[below]) : values[count]
+  }
+  function column(name, field,   i, values) {
+    for (i = 1; i <= count[name]; i++) values[i] = found[name, i, field]
+    sort(values, count[name])
+    return quantile(values, count[name], 0.5)
   }'
 
 # heading LINE...: of a table; JSON has none.
