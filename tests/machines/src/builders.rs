@@ -1,0 +1,49 @@
+//! What the scripts of `qemu/` build and keep in the cache. Each prints the path of what it built.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::{Arc, LazyLock, Mutex, OnceLock, PoisonError};
+
+use anyhow::{Context, Result, anyhow, ensure};
+
+/// The folder of the project.
+pub fn project() -> &'static Path {
+    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."))
+}
+
+type Memory = Mutex<HashMap<Vec<String>, Arc<OnceLock<Result<String, String>>>>>;
+
+/// Runs a script of `qemu/` with arguments, once in this process however often it is asked for, and gives what it prints.
+///
+/// # Errors
+/// The script fails.
+pub fn built(script: &str, arguments: &[&str]) -> Result<PathBuf> {
+    static MEMORY: LazyLock<Memory> = LazyLock::new(Memory::default);
+    let key: Vec<String> = [script].iter().chain(arguments).map(ToString::to_string).collect();
+    let cell = Arc::clone(MEMORY.lock().unwrap_or_else(PoisonError::into_inner).entry(key).or_default());
+    let printed = cell.get_or_init(|| run(script, arguments).map_err(|error| format!("{error:#}")));
+    printed.clone().map(PathBuf::from).map_err(|error| anyhow!(error))
+}
+
+fn run(script: &str, arguments: &[&str]) -> Result<String> {
+    let path = project().join("qemu").join(script);
+    let output = Command::new(&path)
+        .args(arguments)
+        .stdin(Stdio::null())
+        .stderr(Stdio::inherit())
+        .output()
+        .with_context(|| path.display().to_string())?;
+    ensure!(output.status.success(), "qemu/{script} {}: {}", arguments.join(" "), output.status);
+    Ok(String::from_utf8(output.stdout)?.trim_end().to_owned())
+}
+
+/// A file of `NAME=VALUE` lines.
+///
+/// # Errors
+/// It cannot be read.
+pub fn values(file: &Path) -> Result<BTreeMap<String, String>> {
+    let text = fs::read_to_string(file).with_context(|| file.display().to_string())?;
+    Ok(text.lines().filter_map(|line| line.split_once('=')).map(|(name, value)| (name.into(), value.into())).collect())
+}

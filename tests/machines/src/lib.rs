@@ -1,0 +1,10 @@
+//! Disks, machines and consoles: what the tests that start a machine are made of.
+//!
+//! The scripts of `qemu/` build what is slow and worth keeping ([`builders`]): kernels, a Debian, its repository, disks,
+//! initramfs. A [`disk::Disk`] is a copy that a test may damage; a machine starts from it ([`native`], [`emulated`],
+//! [`firmware`]) and says on its [`console`] what came of it. The tests themselves are in [`cases`], as tables where they
+//! are many; `tests/trials.rs` runs them.
+
+pub mod builders;
+pub mod cases;
+pub mod trial;

@@ -1,0 +1,109 @@
+//! A test: its name, when it runs, what it needs, and what it does.
+
+use std::env;
+use std::fmt;
+use std::path::Path;
+
+use anyhow::{Result, bail};
+
+/// When a test runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Tier {
+    /// With each push.
+    Push,
+    /// Before a release.
+    All,
+}
+
+impl Tier {
+    /// The tier that was asked for: `SEALROOT_TIER`, `push` or `all`.
+    ///
+    /// # Errors
+    /// Another word.
+    pub fn chosen() -> Result<Self> {
+        match env::var("SEALROOT_TIER").as_deref() {
+            Err(_) | Ok("" | "push") => Ok(Self::Push),
+            Ok("all") => Ok(Self::All),
+            Ok(other) => bail!("SEALROOT_TIER: expected push or all, found '{other}'"),
+        }
+    }
+}
+
+/// What a test cannot do without. Where it is missing the test is ignored, and counted so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Need {
+    /// To be root: building a Debian, and mounting.
+    Root,
+    /// QEMU for this architecture.
+    Qemu,
+    /// QEMU for arm64.
+    QemuArm,
+}
+
+impl Need {
+    fn is_there(self) -> bool {
+        let program = |name: &str| {
+            env::var_os("PATH").is_some_and(|path| env::split_paths(&path).any(|folder| folder.join(name).is_file()))
+        };
+        match self {
+            Self::Root => nix::unistd::geteuid().is_root(),
+            Self::Qemu => program("qemu-system-x86_64") && Path::new("/usr/share/OVMF").is_dir(),
+            Self::QemuArm => program("qemu-system-aarch64"),
+        }
+    }
+}
+
+/// One test. Its name is `part::machine::case`; what it returns is a line about what was seen.
+pub struct Trial {
+    name: String,
+    tier: Tier,
+    needs: Vec<Need>,
+    run: Box<dyn FnOnce() -> Result<String> + Send>,
+}
+
+impl fmt::Debug for Trial {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Trial").field("name", &self.name).field("tier", &self.tier).finish_non_exhaustive()
+    }
+}
+
+impl Trial {
+    /// A test that runs with each push and needs nothing.
+    pub fn new(name: impl Into<String>, run: impl FnOnce() -> Result<String> + Send + 'static) -> Self {
+        Self { name: name.into(), tier: Tier::Push, needs: Vec::new(), run: Box::new(run) }
+    }
+
+    /// The same, run in another tier.
+    #[must_use]
+    pub fn tier(mut self, tier: Tier) -> Self {
+        self.tier = tier;
+        self
+    }
+
+    /// The same, where that is there.
+    #[must_use]
+    pub fn needs(mut self, needs: &[Need]) -> Self {
+        self.needs.extend(needs);
+        self
+    }
+
+    /// Whether it is one of this tier's.
+    pub fn is_in(&self, tier: Tier) -> bool {
+        self.tier <= tier
+    }
+
+    /// For the harness.
+    pub fn into_libtest(self) -> libtest_mimic::Trial {
+        let Self { name, needs, run, .. } = self;
+        let missing = needs.iter().any(|need| !need.is_there());
+        let shown = name.clone();
+        libtest_mimic::Trial::test(name, move || {
+            let seen = run().map_err(|error| format!("{error:#}"))?;
+            if !seen.is_empty() {
+                println!("     {shown}: {seen}");
+            }
+            Ok(())
+        })
+        .with_ignored_flag(missing)
+    }
+}
