@@ -40,6 +40,8 @@ pub enum Need {
     QemuArm,
     /// What counts instructions.
     Valgrind,
+    /// Another program that computes digests.
+    Fsverity,
 }
 
 impl Need {
@@ -50,6 +52,7 @@ impl Need {
             Self::Qemu => program("qemu-system-x86_64") && Path::new("/usr/share/OVMF").is_dir(),
             Self::QemuArm => program("qemu-system-aarch64"),
             Self::Valgrind => program("valgrind"),
+            Self::Fsverity => program("fsverity"),
         }
     }
 }
