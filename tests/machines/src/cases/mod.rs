@@ -1,8 +1,28 @@
 //! The tests, by part.
 
-use crate::trial::Trial;
+pub mod boot;
+pub mod guest;
 
-/// Every test of every part.
-pub fn all() -> Vec<Trial> {
-    Vec::new()
+use anyhow::Result;
+
+use crate::trial::{Tier, Trial};
+
+/// Every test of a tier whose name may contain the filter. The list of a part that cannot contain it is not made, since that
+/// may take a build.
+///
+/// # Errors
+/// A list cannot be made.
+pub fn all(tier: Tier, filter: Option<&str>) -> Result<Vec<Trial>> {
+    let wanted = |part: &str| filter.is_none_or(|word| !word.contains("::") || word.starts_with(&format!("{part}::")));
+    let mut trials = Vec::new();
+    if wanted("kernel") {
+        trials.extend(guest::trials(tier, filter)?);
+    }
+    for part in ["boot", "attack", "rollback"] {
+        if wanted(part) {
+            trials.extend(boot::trials(part));
+        }
+    }
+    trials.retain(|trial| trial.is_in(tier));
+    Ok(trials)
 }
