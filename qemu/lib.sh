@@ -304,6 +304,17 @@ strip_program() {
 # shellcheck disable=SC2034 # for the caller
 sealed_kargs=(systemd.import_credentials=no fstab=no rd.fstab=no rd.shell=0 rd.emergency=halt noresume)
 
+# in_root ROOT COMMAND...: runs a command in another root, in a mount namespace that takes the mounts along at its end.
+in_root() {
+  # The script is for the other shell.
+  # shellcheck disable=SC2016
+  unshare --mount sh -ec 'root="$1"; shift
+    mount -t proc proc "$root/proc"
+    mount --rbind /sys "$root/sys"
+    mount --rbind /dev "$root/dev"
+    exec chroot "$root" "$@"' sh "$@"
+}
+
 # sealed_tree ROOT FOLDER: the tree that is sealed: the root without what belongs to the machine or the build.
 sealed_tree() {
   cp -al "$1" "$2"
@@ -314,42 +325,34 @@ sealed_tree() {
   touch -d @0 "${emptied[@]}"
 }
 
-# accelerator: `kvm` when a guest has been seen to boot to its end under it on this machine, else `tcg`.
-# SEALROOT_ACCEL overrides.
-accelerator() {
-  if [[ -n ${SEALROOT_ACCEL:-} ]]; then
-    echo "$SEALROOT_ACCEL"
-    return
+# native_machine SCRIPT DISK... [-- FILE:PATH...]: runs a shell script as root in a native machine; the disks are its /dev/ubda,
+# /dev/ubdb, …, and the files are at those paths.
+native_machine() {
+  local script="$1" folder kernel disks=() letter=0 file status=0
+  shift
+  folder="$(mktemp -d "$cache_dir/tmp/machine.XXXXXX")"
+  mkdir "$folder/root"
+  printf '#!/bin/sh -e\n%s\n' "$script" >"$folder/root/job"
+  chmod 755 "$folder/root/job"
+  while (($#)) && [[ $1 != -- ]]; do
+    disks+=("ubd$((letter++))=$1")
+    shift
+  done
+  for file in "${@:2}"; do
+    install -D -m "$(stat -Lc %a "${file%%:*}")" "${file%%:*}" "$folder/root/${file#*:}"
+  done
+  kernel="$("$qemu_dir/native-kernel")"
+  {
+    cat "$("$qemu_dir/guest")"
+    (cd "$folder/root" && find . -mindepth 1 | cpio --quiet -o -H newc -R 0:0)
+  } >"$folder/initramfs"
+  TMPDIR="$folder" timeout -k 5 300 "$kernel/linux" seccomp=on mem=1024M "initrd=$folder/initramfs" "${disks[@]}" \
+    con=null con0=fd:0,fd:1 ssl=null console=tty0 guest_output=/dev/console panic=-1 oops=panic </dev/null \
+    >"$folder/console" 2>&1 || status=$?
+  if ! grep -q '^guest: status 0' "$folder/console"; then
+    tail -n 30 "$folder/console" >&2
+    echo "the machine ended without success (status $status)" >&2
+    return 1
   fi
-  if [[ ! -w /dev/kvm ]]; then
-    echo tcg
-    return
-  fi
-  local probed
-  probed="$(cached accelerator "$(key_of "$(uname -r)" "$(qemu-system-x86_64 --version)" \
-    "$(grep -m1 'model name' /proc/cpuinfo)")" probe_kvm)"
-  cat "$probed/name"
-}
-
-probe_kvm() {
-  echo tcg >"$1/name"
-  if SEALROOT_ACCEL=kvm with_progress "probing KVM" "$qemu_dir/vm" --firmware --timeout 40 -- true; then
-    echo kvm >"$1/name"
-    say "KVM works here"
-  else
-    say "KVM doesn't boot a guest here: emulating"
-  fi
-}
-
-# accelerator_options [CPUS]: fills the array `accel` with QEMU's options for it. QEMU 7.2 emulates cmpxchg16b wrongly (stale
-# flags, so that the kernel's allocator now and then runs into a debug trap): the emulated CPU does without.
-# shellcheck disable=SC2034 # for the caller
-accelerator_options() {
-  local name
-  name="$(accelerator)"
-  case "$name" in
-    kvm) accel=(-accel kvm -cpu host -smp "${1:-1}") ;;
-    tcg) accel=(-accel "tcg,thread=multi" -cpu "max,-cx16,-la57" -smp "${1:-1}") ;;
-    *) die "unknown accelerator '$name'" ;;
-  esac
+  rm -rf "$folder"
 }

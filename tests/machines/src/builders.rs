@@ -1,12 +1,14 @@
 //! What the scripts of `qemu/` build and keep in the cache. Each prints the path of what it built.
 
 use std::collections::{BTreeMap, HashMap};
+use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::{Arc, LazyLock, Mutex, OnceLock, PoisonError};
 
 use anyhow::{Context, Result, anyhow, ensure};
+use tempfile::TempDir;
 
 /// The folder of the project.
 pub fn project() -> &'static Path {
@@ -25,6 +27,14 @@ pub fn built(script: &str, arguments: &[&str]) -> Result<PathBuf> {
     let cell = Arc::clone(MEMORY.lock().unwrap_or_else(PoisonError::into_inner).entry(key).or_default());
     let printed = cell.get_or_init(|| run(script, arguments).map_err(|error| format!("{error:#}")));
     printed.clone().map(PathBuf::from).map_err(|error| anyhow!(error))
+}
+
+/// Runs a script of `qemu/` with arguments that name files of a test's own.
+///
+/// # Errors
+/// The script fails.
+pub fn built_anew(script: &str, arguments: &[&str]) -> Result<PathBuf> {
+    run(script, arguments).map(PathBuf::from)
 }
 
 fn run(script: &str, arguments: &[&str]) -> Result<String> {
@@ -46,4 +56,32 @@ fn run(script: &str, arguments: &[&str]) -> Result<String> {
 pub fn values(file: &Path) -> Result<BTreeMap<String, String>> {
     let text = fs::read_to_string(file).with_context(|| file.display().to_string())?;
     Ok(text.lines().filter_map(|line| line.split_once('=')).map(|(name, value)| (name.into(), value.into())).collect())
+}
+
+/// The folder in which everything is kept that is worth building once.
+pub fn cache() -> PathBuf {
+    let base = env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
+    base.unwrap_or_else(|| PathBuf::from(env::var_os("HOME").unwrap_or_else(|| "/".into())).join(".cache"))
+        .join("sealroot")
+}
+
+/// A folder that goes when it is dropped.
+///
+/// # Errors
+/// It cannot be made.
+pub fn scratch() -> Result<TempDir> {
+    let parent = cache().join("tmp");
+    fs::create_dir_all(&parent).with_context(|| parent.display().to_string())?;
+    tempfile::Builder::new().prefix("test.").tempdir_in(&parent).with_context(|| parent.display().to_string())
+}
+
+/// Where the consoles of a part's machines are kept.
+///
+/// # Errors
+/// The folder cannot be made.
+pub fn logs(part: &str) -> Result<PathBuf> {
+    let target = env::var_os("CARGO_TARGET_DIR").map_or_else(|| project().join("target"), PathBuf::from);
+    let folder = target.join("machines").join(part);
+    fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
+    Ok(folder)
 }

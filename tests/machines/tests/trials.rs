@@ -4,21 +4,15 @@
 
 use std::process::ExitCode;
 
+use anyhow::Result;
 use libtest_mimic::Arguments;
 use machines::cases;
-use machines::trial::Tier;
+use machines::trial::{Tier, Trial};
 
-fn main() -> ExitCode {
+fn main() -> Result<ExitCode> {
     let mut arguments = Arguments::from_args();
-    let tier = match Tier::chosen() {
-        Ok(tier) => tier,
-        Err(error) => {
-            eprintln!("{error}");
-            return ExitCode::from(2);
-        }
-    };
     // One machine a processor.
     arguments.test_threads.get_or_insert_with(|| std::thread::available_parallelism().map_or(1, usize::from));
-    let trials = cases::all().into_iter().filter(|trial| trial.is_in(tier)).map(machines::trial::Trial::into_libtest);
-    libtest_mimic::run(&arguments, trials.collect()).exit_code()
+    let trials = cases::all(Tier::chosen()?, arguments.filter.as_deref())?;
+    Ok(libtest_mimic::run(&arguments, trials.into_iter().map(Trial::into_libtest).collect()).exit_code())
 }

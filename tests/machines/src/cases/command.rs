@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-use crate::builders::built;
+use crate::builders::{built, scratch};
 use crate::trial::{Need, Trial};
 
 // Which fields the man page has; the quick tests look that up, too.
@@ -66,7 +66,7 @@ fn run(program: &Path, arguments: &[&str]) -> Result<Said> {
 
 /// Of SHA-512, such a file needs a fourth level of hashes, by one byte.
 fn digest_of_a_gigabyte(algorithm: &str) -> Result<String> {
-    let folder = tempfile::tempdir()?;
+    let folder = scratch()?;
     let file = folder.path().join("file");
     File::create(&file)?.set_len(1 << 30 | 1)?;
     let file = file.to_str().context("a path in UTF-8")?;

@@ -13,7 +13,7 @@ use std::sync::{LazyLock, Mutex, PoisonError};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 
-use crate::builders::project;
+use crate::builders::{project, scratch};
 use crate::trial::{Need, Trial, find_program};
 
 const PARTS: [&str; 5] = ["command-line", "sealroot.toml", "setup-root-conf.toml", "policy", "image"];
@@ -86,8 +86,8 @@ fn build() -> Result<PathBuf> {
 /// How many instructions the program executes that does a part so often. Without an environment, which it would find on
 /// its stack.
 fn executed(program: &Path, part: &str, times: &str) -> Result<u64> {
-    let scratch = tempfile::tempdir()?;
-    let counts = scratch.path().join("counts");
+    let folder = scratch()?;
+    let counts = folder.path().join("counts");
     let mut valgrind = Command::new(find_program("valgrind").context("valgrind: not found")?);
     valgrind.env_clear().arg("--tool=callgrind").arg(format!("--callgrind-out-file={}", counts.display()));
     output(valgrind.arg(program).args([part, times]))?;

@@ -1,14 +1,35 @@
 //! The tests, by part.
 
+pub mod boot;
 mod command;
 mod dracut;
+pub mod guest;
 mod instructions;
 mod uki;
 
-use crate::trial::Trial;
+use anyhow::Result;
 
-/// Every test of every part.
-pub fn all() -> Vec<Trial> {
-    let parts = [dracut::trials(), command::trials(), instructions::trials(), uki::trials()];
-    parts.into_iter().flatten().collect()
+use crate::trial::{Tier, Trial};
+
+/// Every test of a tier whose name may contain the filter. The list of a part that cannot contain it is not made, since that
+/// may take a build.
+///
+/// # Errors
+/// A list cannot be made.
+pub fn all(tier: Tier, filter: Option<&str>) -> Result<Vec<Trial>> {
+    let wanted = |part: &str| filter.is_none_or(|word| !word.contains("::") || word.starts_with(&format!("{part}::")));
+    let mut trials = Vec::new();
+    if wanted("kernel") {
+        trials.extend(guest::trials(tier, filter)?);
+    }
+    for part in ["boot", "attack", "rollback"] {
+        if wanted(part) {
+            trials.extend(boot::trials(part));
+        }
+    }
+    for trials_of in [command::trials, dracut::trials, instructions::trials, uki::trials] {
+        trials.extend(trials_of());
+    }
+    trials.retain(|trial| trial.is_in(tier));
+    Ok(trials)
 }

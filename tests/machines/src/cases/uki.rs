@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::command::{answer, path, sealroot};
-use crate::builders::{built, values};
+use crate::builders::{built, scratch, values};
 use crate::trial::{Need, Trial};
 
 /// The repository, and what is made for one test.
@@ -24,7 +24,7 @@ impl Lab {
     fn new() -> Result<Self> {
         let repository = built("repository", &[])?;
         let digest = values(&repository.join("env"))?.remove("SHA512_V1").context("qemu/repository: no SHA512_V1")?;
-        Ok(Self { repository, digest, scratch: tempfile::tempdir()? })
+        Ok(Self { repository, digest, scratch: scratch()? })
     }
 
     /// The kernel argument, with this in front of the digest's own part.

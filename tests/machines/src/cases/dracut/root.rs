@@ -12,7 +12,7 @@ use nix::sched::{CloneFlags, unshare};
 
 use super::image::Image;
 use super::{PROGRAM, Suite, UNITS};
-use crate::builders::{built, project};
+use crate::builders::{built, project, scratch};
 
 /// What takes the time and is nothing of ours: most drivers and other kinds of disks.
 const OMITTED: &str = "kernel-modules qemu btrfs crypt dm lvm mdraid multipath";
@@ -37,7 +37,7 @@ pub struct Run {
 /// The root cannot be made, or the test fails.
 pub fn with<T: Send>(suite: Suite, test: impl FnOnce(&Root) -> Result<T> + Send) -> Result<T> {
     let base = built("dracut-root", &[suite.name()])?;
-    let place = tempfile::tempdir()?;
+    let place = scratch()?;
     // A thread of its own has a mount namespace of its own, which goes with all that is in it when the thread ends.
     thread::scope(|scope| {
         let thread = scope.spawn(|| test(&Root::set_up(&base, place.path())?));

@@ -1,0 +1,291 @@
+//! Attacks on how the machine is started: command line, configuration, units, mounts, firmware and boot loader.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::Result;
+use tempfile::TempDir;
+
+use super::attack_disk::META;
+use super::expect::Expected;
+use super::scenario::{Content, Scenario, case};
+use super::world::{World, sign};
+use crate::builders;
+use crate::disk;
+
+const SEALROOT: &str = "sealroot.service";
+const PIVOT: &str = "initrd-switch-root.service";
+/// The gate's word where there is none of the boot program.
+const NO_REPORT: &str = "gate: no report of a sealed root: the boot program did not run, or did not finish";
+/// The unit for failures speaks for a program that could not.
+const NO_VERDICT: &str =
+    "earlier-run: expected a verdict, found none: the boot program was killed, or the physical root was never mounted";
+const SKIPPED: &str = "[Unit]\nConditionPathExists=/skipped-by-a-credential\n";
+const NO_GATE: &str = "[Service]\nExecStartPre=\n";
+const UNVERIFIED: &str = "ask: kernel command line: expected verification to be required";
+const MISSING_DISK: &str = "PARTUUID=5ea17007-0000-4000-8000-00000000dead";
+/// A line of an fstab that mounts over a sealed directory.
+const FSTAB: &str = "tmpfs /usr/share tmpfs";
+const SHELL: &str = r"Press Enter for maintenance|Cannot open access to console|sh-[0-9.]+# $|pre-mount:.*#";
+const CONTRADICTION: &str = "ask: kernel command line: expected one image (policy.alternatives = \"refuse\"), found";
+
+/// What the command line and the configuration ask for.
+pub fn asked() -> Vec<Scenario> {
+    let both = |name, kargs: &[&str], found: &str| case(name).kargs(kargs).refused(&format!("{CONTRADICTION} {found}"));
+    vec![
+        // Whoever can append to the command line and delete a file chose the system once.
+        both(
+            "second_digest_appended",
+            &["{karg}", "composefs={SHA512_V2}"],
+            "v1 sha512:{digest} and v2 sha512:{SHA512_V2}",
+        )
+        .debugfs(&["rm /composefs/images/{digest}"]),
+        both(
+            "second_digest_under_the_same_key",
+            &["{karg}", "composefs.digest=v1-sha512-12:{other}"],
+            "v1 sha512:{digest} and v1 sha512:{other}",
+        ),
+        case("no_karg")
+            .kargs(&["some=argument"])
+            .refused("ask: kernel command line: expected a karg 'composefs.digest' or 'composefs', found neither"),
+        case("question_mark")
+            .kargs(&["composefs.digest=?v1-sha512-12:{digest}"])
+            .refused(&format!("{UNVERIFIED} (policy.unverified = \"refuse\"), found '?' in karg 'composefs.digest'")),
+        // Under Secure Boot no configuration helps.
+        case("question_mark_allowed")
+            .firmware_only()
+            .boundary()
+            .policy("unverified = \"allow-without-secure-boot\"")
+            .kargs(&["composefs.digest=?v1-sha512-12:{digest}"])
+            .refused(&format!("{UNVERIFIED} (Secure Boot is enforced), found '?' in karg 'composefs.digest'")),
+        // The signed config has a key that nobody knows.
+        case("config_unknown_key")
+            .policy("krag = \"optional\"")
+            .refused_like("ask: /usr/lib/sealroot/sealroot.toml:3: unknown key 'policy.krag', expected one of .*"),
+        // A machine without firmware that enforces anything.
+        case("secure_boot_required_and_absent")
+            .native_only()
+            .policy("secure-boot = \"require\"")
+            .refused("ask: Secure Boot: expected 'enforced' (policy.secure-boot = \"require\"), found 'unsupported'"),
+        case("init_planted")
+            .and_karg("init=/var/planted-init")
+            .write(
+                Content::Sealed("/usr/bin/id"),
+                &["cd /{state}/var", "write {file} planted-init", "set_inode_field planted-init mode 0100755"],
+            )
+            .refused(
+                "prove: new root: '/var/planted-init': expected a sealed file, found one on another mount: <errno 18>",
+            ),
+        case("init_of_the_physical_root").and_karg("init=/sysroot/sbin/init").refused(
+            "prove: new root: '/sysroot/sbin/init': expected a sealed file, found one on another mount: <errno 18>",
+        ),
+    ]
+}
+
+/// sealroot's units, kept from doing their work.
+pub fn units() -> Vec<Scenario> {
+    let service = |name, text: &str| case(name).open().drop_in(SEALROOT, text);
+    let lost = |name, unit: &'static str| case(name).without(unit).limit(120).refused(NO_REPORT);
+    vec![
+        // A unit that is skipped counts as started: the gate before the pivot must notice.
+        service("unit_skipped", SKIPPED).boundary().refused(NO_REPORT).never_says("Starting sealroot.service"),
+        service("program_killed", "[Service]\nExecStart=\nExecStart=/bin/sh -c \"kill -KILL $$$$\"\n")
+            .refused(NO_VERDICT),
+        service(
+            "program_timed_out",
+            "[Service]\nExecStart=\nExecStart=/bin/sh -c \"while :; do :; done\"\nTimeoutStartSec=3\n",
+        )
+        .refused(NO_VERDICT),
+        case("unit_masked").systemd().and_karg("rd.systemd.mask=sealroot.service").refused(NO_REPORT),
+        lost("unit_disabled", "usr/lib/systemd/system/initrd-root-fs.target.requires/sealroot.service"),
+        lost("unit_removed", "usr/lib/systemd/system/sealroot.service"),
+        // root= names a partition that is not there. dracut waits for ever by default; rd.timeout= is its limit in seconds.
+        case("root_disk_missing").systemd().root(MISSING_DISK).and_karg("rd.timeout=5").limit(120).refused(NO_VERDICT),
+        // Without it systemd would wait for the disk for ever, but for our limit of the mount, made shorter here.
+        case("root_disk_missing_without_timeout")
+            .open()
+            .root(MISSING_DISK)
+            .drop_in("sysroot.mount", "[Unit]\nJobTimeoutSec=15\n")
+            .limit(120)
+            .refused(NO_VERDICT),
+    ]
+}
+
+/// Something is mounted over a directory of the assembled root before the pivot.
+pub fn mounts() -> Vec<Scenario> {
+    let service = |name, text: &str| case(name).open().drop_in(SEALROOT, text);
+    let covered = "gate: mount '/usr/share': expected no mount over sealed content, found tmpfs";
+    vec![
+        service("tmpfs_over_usr", "[Service]\nExecStartPost=/bin/mount -t tmpfs covering /sysroot/usr/lib\n")
+            .refused("gate: mount '/usr/lib': expected no mount over sealed content, found tmpfs covering"),
+        service("bind_over_usr", "[Service]\nExecStartPost=/bin/mount --bind /sysroot/var /sysroot/usr/bin\n")
+            .refused_like("gate: mount '/usr/bin': expected no mount over sealed content, found ext4 /dev/(vd|ubd)a2"),
+        case("fstab_planted_and_read_in_the_initrd")
+            .open()
+            .systemd()
+            .write(Content::Text(format!("{FSTAB} x-initrd.mount 0 0\n")), &PLANT_FSTAB)
+            .refused(&format!("{covered} tmpfs")),
+        // The image's own fstab, which it has in the image `other`.
+        case("fstab_of_the_image")
+            .open()
+            .systemd()
+            .kargs(&["composefs.digest=v1-sha512-12:{other}", "rd.shell=0", "rd.emergency=halt"])
+            .refused(&format!("{covered} covered")),
+    ]
+}
+
+const PLANT_FSTAB: [&str; 2] = ["cd /{state}/etc/upper", "write {file} fstab"];
+
+/// What has no effect on a sealed command line, all at once: the machine boots as if nothing had happened.
+pub fn nothing_happens() -> Vec<Scenario> {
+    let mut scenario = case("nothing_happens")
+        .systemd()
+        .boundary()
+        .loader("default attack.conf\n")
+        .and_karg("ro")
+        .and_karg("overlay.metacopy=1")
+        .and_karg("overlay.redirect_dir=1")
+        .and_karg("overlay.redirect_always_follow=1")
+        // The metadata of the repository decides nothing.
+        .write(Content::Text("{\"version\":1,\"algorithm\":\"fsverity-sha256-12\",\"insecure\":true}\n".into()), &META);
+    // /etc and /var are mounted nosuid and nodev.
+    for folder in ["cd /{state}/var", "cd /{state}/etc/upper"] {
+        scenario = scenario.write(
+            Content::Sealed("/usr/bin/id"),
+            &[
+                folder,
+                "write {file} planted-setuid",
+                "set_inode_field planted-setuid mode 0104755",
+                "mknod planted-device c 1 5",
+                "set_inode_field planted-device mode 020666",
+            ],
+        );
+    }
+    scenario = scenario
+        // The overlay over /etc hides things in /etc, and nothing else.
+        .debugfs(&[
+            "cd /{state}/etc/upper",
+            "mknod planted-whiteout c 0 0",
+            "mknod debian_version c 0 0",
+            "mkdir alternatives",
+            "ea_set alternatives trusted.overlay.opaque y",
+        ])
+        // A file whose content is that of a sealed one that only root may read; an empty metacopy is the oldest form of it.
+        // The kernel's overlayfs would believe it by default.
+        .write(
+            Content::Text("planted\n".into()),
+            &[
+                "cd /{state}/etc/upper",
+                "write {file} planted-redirect",
+                "set_inode_field planted-redirect mode 0100644",
+                "ea_set planted-redirect trusted.overlay.redirect /shadow",
+                "ea_set -f /dev/null planted-redirect trusted.overlay.metacopy",
+            ],
+        )
+        .write(Content::Text(format!("{FSTAB} x-initrd.mount 0 0\n")), &PLANT_FSTAB)
+        .on_esp(sealed_uki, "EFI/sealed.efi")
+        .on_esp(attack_entry, "loader/entries/attack.conf")
+        // An addon with a command line, beside the image.
+        .on_esp(unsigned_addon, "EFI/sealed.efi.extra.d/unsigned.addon.efi")
+        .on_esp(signed_addon, "EFI/sealed.efi.extra.d/signed.addon.efi")
+        .drop_in(SEALROOT, SKIPPED)
+        .drop_in(PIVOT, NO_GATE)
+        // overlayfs refuses to follow it, and so to open it.
+        .must("/etc/planted-redirect", "")
+        .says("is set, skipping importing of credentials")
+        .never_says("addon-was-here");
+    for folder in ["var", "etc"] {
+        scenario = scenario
+            .must(&format!("/{folder}/planted-setuid"), "65534")
+            .must(&format!("/{folder}/planted-device"), ".*Permission denied");
+    }
+    vec![scenario.also(&[
+        "repository_says_insecure",
+        "setuid_files_planted",
+        "devices_planted",
+        "whiteouts_planted",
+        "redirect_planted",
+        "fstab_planted",
+        "credential_against_the_service",
+        "credential_against_the_gate",
+        "root_mounted_read_only",
+        "second_karg",
+        "addon_unsigned",
+        "addon_signed_with_another_key",
+    ])]
+}
+
+/// What sealroot cannot close, on a command line that leaves it open.
+pub fn open() -> Vec<Scenario> {
+    let shell =
+        |name, karg: &str| case(name).systemd().wide_open().and_karg(karg).limit(120).comes(Expected::Shell(SHELL));
+    vec![
+        // Credentials take the gate away, the writable /etc has mounts for later, and somebody chooses what is started. This
+        // boot is sealed all the same, since the boot program ran, and says what is missing on the command line.
+        case("gate_removed")
+            .open()
+            .boundary()
+            .and_karg("systemd.unit=multi-user.target")
+            .drop_in(PIVOT, NO_GATE)
+            .write(Content::Text(format!("{FSTAB} nofail 0 0\n")), &PLANT_FSTAB)
+            .comes(Expected::Open(&[
+                ("imported-credentials", "systemd.import_credentials=no"),
+                ("fstab", "fstab=no rd.fstab=no"),
+            ]))
+            .must("report-verdict", "sealed")
+            .must("root", "composefs:{digest} ro,.*")
+            .also(&["fstab_planted_and_read_later", "systemd_unit"]),
+        shell("rd_systemd_unit", "rd.systemd.unit=emergency.target"),
+        // By itself it starts nothing from the disk, and the account of root is locked.
+        shell("rd_break", "rd.break=pre-mount"),
+    ]
+}
+
+/// What comes before sealroot: the firmware, the boot loader, the stub.
+pub fn before() -> Vec<Scenario> {
+    vec![
+        case("unsigned_uki").firmware_only().boundary().uki("--unsigned").comes(Expected::RefusedByFirmware),
+        case("second_karg_without_secure_boot")
+            .firmware_only()
+            .boundary()
+            .no_secure_boot()
+            .loader("default attack.conf\n")
+            .on_esp(sealed_uki, "EFI/sealed.efi")
+            .on_esp(attack_entry, "loader/entries/attack.conf")
+            .refused(&format!("{CONTRADICTION} v1 sha512:{{digest}} and v1 sha512:{{other}}")),
+    ]
+}
+
+fn sealed_uki(world: &World, scenario: &Scenario) -> Result<(PathBuf, TempDir)> {
+    Ok((scenario.make_uki(world, &[])?, builders::scratch()?))
+}
+
+/// A boot loader's entry that starts the image with one more karg.
+fn attack_entry(world: &World, scenario: &Scenario) -> Result<(PathBuf, TempDir)> {
+    let line = scenario.make_uki(world, &["--print-command-line"])?;
+    let more = world.fill("composefs.digest=v1-sha512-12:{other}")?;
+    let folder = builders::scratch()?;
+    let entry = folder.path().join("attack.conf");
+    fs::write(&entry, format!("title attack\nefi /EFI/sealed.efi\noptions {} {more}\n", line.display()))?;
+    Ok((entry, folder))
+}
+
+fn unsigned_addon(_: &World, _: &Scenario) -> Result<(PathBuf, TempDir)> {
+    Ok((addon()?, builders::scratch()?))
+}
+
+fn addon() -> Result<PathBuf> {
+    builders::built("uki", &["--addon", "addon-was-here"])
+}
+
+/// An addon with the signature of a key that the firmware does not know.
+fn signed_addon(_: &World, _: &Scenario) -> Result<(PathBuf, TempDir)> {
+    let folder = builders::scratch()?;
+    let [key, certificate, signed] = ["key", "certificate", "addon.efi"].map(|name| folder.path().join(name));
+    let mut request = Command::new("openssl");
+    request.args(["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=attacker", "-keyout"]);
+    disk::run(request.arg(&key).arg("-out").arg(&certificate))?;
+    sign(Path::new(&addon()?), &key, &certificate, &signed)?;
+    Ok((signed, folder))
+}

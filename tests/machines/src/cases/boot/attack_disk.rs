@@ -1,0 +1,155 @@
+//! Attacks on the root disk: the image, the objects, the repository, the state.
+
+use super::scenario::{Content, Scenario, case};
+use super::world::Place;
+
+/// What a damaged image, and one that is replaced by another, is refused with.
+const DAMAGED: &str = "look-inside: {image}: expected content that belongs to its digest, found damage: <errno 5>";
+const REPLACED: &str = "measure: {image}: expected sha512:{digest}, measured sha512:{other}";
+const UNOPENED: &str = "measure: {image}: expected sha512:{digest}, found a file that cannot be opened (damaged fs-verity metadata?): <errno 22>";
+const WITHOUT_VERITY: &str = "measure: {image}: expected sha512:{digest}, found a file without fs-verity";
+const INIT: &str = "/usr/lib/systemd/systemd";
+
+/// What is not as it must be in the image's name or content.
+pub fn image() -> Vec<Scenario> {
+    let flipped = |name, place| case(name).flip_image(place);
+    let named = |name, command: &str, found: &str| {
+        case(name)
+            .debugfs(&["cd /composefs/images", "rm {digest}", command])
+            .refused(&format!("find: {{image}}: {found}"))
+    };
+    let grown = |name, change: &str| case(name).debugfs(&[change]).refused(UNOPENED);
+    vec![
+        flipped("image_header_flipped", Place::Header).refused(DAMAGED),
+        flipped("image_inode_table_flipped", Place::InodeTable).refused(DAMAGED),
+        flipped("image_xattrs_flipped", Place::Xattrs).refused(DAMAGED).boundary(),
+        flipped("image_last_byte_flipped", Place::LastByte).refused(DAMAGED),
+        flipped("image_merkle_tree_flipped", Place::Merkle).refused(DAMAGED),
+        flipped("image_descriptor_flipped", Place::Descriptor(0)).refused(UNOPENED),
+        flipped("image_descriptor_root_hash_flipped", Place::Descriptor(16))
+            .refused_like("measure: {image}: expected sha512:{digest}, measured sha512:[0-9a-f]{128}"),
+        // A file with fs-verity whose size is another in the inode.
+        grown("image_truncated", "set_inode_field /composefs/{image_object} size 8192"),
+        grown("image_grown", "set_inode_field /composefs/{image_object} size {grown_size}"),
+        // A file without fs-verity, whatever its content; where fs-verity would be enabled, only for the right content.
+        case("image_copied").image_is(Content::Image(0)).refused(&format!("{WITHOUT_VERITY}: <errno 61>")),
+        case("image_copied_with_a_tail")
+            .policy("missing-verity = \"enable\"")
+            .image_is(Content::Image(4096))
+            .refused_like(&format!("{WITHOUT_VERITY}: computed sha512:[0-9a-f]{{128}}")),
+        case("image_replaced").image_replaced().refused(REPLACED),
+        case("luks_image_replaced").luks().image_replaced().refused(REPLACED),
+        named("image_is_a_fifo", "mknod {digest} p", "expected a regular file, found a FIFO"),
+        // Another disk, say; opening some devices has effects of its own.
+        named("image_is_a_device", "mknod {digest} b 254 1", "expected a regular file, found a block device"),
+        named("image_is_a_directory", "mkdir {digest}", "expected a regular file, found a directory"),
+        named("image_is_a_link_loop", "symlink {digest} {digest}", "<errno 40>"),
+        named("image_is_a_link_to_proc", "symlink {digest} /proc/self/exe", "<errno 18>"),
+        named("image_is_a_dangling_link", "symlink {digest} ../objects/00/0", "<errno 2>"),
+        case("image_missing")
+            .policy("on-failure = \"reboot\"")
+            .debugfs(&["rm /composefs/images/{digest}"])
+            .refused_and("find: {image}: expected in the repository 'composefs': <errno 2>", "reboot"),
+        // A signed command line names an image that the disk does not have.
+        case("wrong_digest")
+            .policy("on-failure = \"poweroff\"")
+            .kargs(&["composefs.digest=v1-sha512-12:{half}"])
+            .refused_and("find: image 'images/{half}': expected in the repository 'composefs': <errno 2>", "poweroff"),
+    ]
+}
+
+/// What is not as it must be in the objects.
+pub fn objects() -> Vec<Scenario> {
+    let swapped = "/usr/share/common-licenses/Artistic";
+    let missing = "/usr/share/common-licenses/MPL-2.0";
+    let replace = |of: &str, by: &str| {
+        [format!("rm /composefs/{{object:{of}}}"), format!("ln /composefs/{by} /composefs/{{object:{of}}}")]
+    };
+    let swap = replace(swapped, "{object:/usr/lib/os-release}");
+    let swap_init = replace(INIT, "{canary_object}");
+    let init = |found: &str| format!("prove: new root: '{INIT}': {{expected:{INIT}}}, {found}");
+    let canary = |found: &str| format!("objects: '{{canary}}': {{expected:{CANARY}}}, {found}");
+    vec![
+        // Three objects that no boot needs, each in its own way not what it should be: those files cannot be read, all others
+        // can.
+        case("object_flipped")
+            .systemd()
+            .flip_object("{canary_object}")
+            .debugfs(&[&swap[0], &swap[1], &format!("rm /composefs/{{object:{missing}}}")])
+            .comes(super::expect::Expected::Unreadable("Input/output error"))
+            .unreadable(&["/usr/share/common-licenses/Artistic", "/usr/share/common-licenses/MPL-2.0"])
+            .also(&["object_swapped", "object_missing"]),
+        case("object_flipped_and_read_before")
+            .policy("check = \"data\"")
+            .flip_object("{canary_object}")
+            .refused(&canary("found damage (<errno 5>)")),
+        case("object_of_init_swapped")
+            .debugfs(&[&swap_init[0], &swap_init[1]])
+            .refused(&init(&format!("measured {{measured:{CANARY}}}: <errno 5>"))),
+        case("object_of_init_missing").debugfs(&[&swap_init[0]]).refused(&init("found none: <errno 2>")),
+        case("object_missing_and_looked_for")
+            .policy("check = \"objects\"")
+            .debugfs(&["rm /composefs/{canary_object}"])
+            .refused(&canary("found none")),
+    ]
+}
+
+/// The file that tests damage; no boot reads it.
+const CANARY: &str = "/usr/share/common-licenses/GPL-3";
+
+/// The repository as a whole, and the filesystem that it is in.
+pub fn repository() -> Vec<Scenario> {
+    vec![
+        // Only an operating system that is ready to be started.
+        case("repository_missing")
+            .debugfs(&["unlink /composefs"])
+            .refused("find: repository 'composefs': <errno 2>"),
+        case("repository_is_a_link_out")
+            .debugfs(&["ln /composefs /elsewhere", "unlink /composefs", "symlink /composefs /sysroot/elsewhere"])
+            .refused("find: repository 'composefs': <errno 18>"),
+        // A link to a repository that has another image by that name, well-formed and with fs-verity.
+        case("repository_is_a_link_to_another")
+            .debugfs(&[
+                "mkdir /elsewhere",
+                "mkdir /elsewhere/images",
+                "ln /composefs/objects /elsewhere/objects",
+                "symlink /elsewhere/images/{digest} ../{other_object}",
+                "unlink /composefs",
+                "symlink /composefs elsewhere",
+            ])
+            .refused(REPLACED),
+        case("repository_of_a_later_version")
+            .write(Content::Text("{\"version\":2,\"policy\":{\"verity\":\"off\"}}\n".into()), &META)
+            .refused("find: repository 'composefs': 'meta.json': expected version 1 or lower, found 2"),
+        // A filesystem that can never be written to: the configured /etc and /var cannot be had.
+        case("root_can_only_be_read").and_karg("ro").debugfs(&["feature read-only"]).refused(
+            "assemble: physical root: expected to be writable for the configured state: physical root: reconfigure: <errno 30>",
+        ),
+    ]
+}
+
+/// Commands that put another meta.json into the repository.
+pub(super) const META: [&str; 3] = ["cd /composefs", "rm meta.json", "write {file} meta.json"];
+
+/// What was planted where a deployment keeps its state.
+pub fn state() -> Vec<Scenario> {
+    let linked = |name, what: &str, target: &str, found: &str| {
+        let commands = [format!("rmdir /{{state}}/{what}"), format!("symlink /{{state}}/{what} {target}")];
+        case(name)
+            .debugfs(&[&commands[0], &commands[1]])
+            .refused(&format!("assemble: state directory '{{state}}/{what}': {found}"))
+    };
+    let opened = |name, what: &str, expected: &str| {
+        case(name).debugfs(&[&format!("set_inode_field /{{state}}/{what} mode 040777")]).refused(&format!(
+            "assemble: state directory '{{state}}/{what}': expected owner and mode {expected}, found 0:0 0777"
+        ))
+    };
+    vec![
+        linked("var_is_a_link_out", "var", "/run", "<errno 18>"),
+        linked("var_is_a_link_up", "var", "../../../../run", "<errno 18>"),
+        linked("upper_is_a_link", "etc/upper", "../../../../usr", "<errno 40>"),
+        linked("work_is_a_link", "etc/work", "../var", "<errno 40>"),
+        opened("upper_is_open_to_all", "etc/upper", "0:0 0755"),
+        opened("work_is_open_to_all", "etc/work", "0:0 0700"),
+    ]
+}

@@ -1,0 +1,50 @@
+//! All the ways in which the sealed Debian must boot.
+
+use super::expect::Expected;
+use super::scenario::{Content, Scenario, case};
+
+/// Formats, algorithms, kernels, encryption, checks.
+pub fn boots() -> Vec<Scenario> {
+    let sealed = |name| case(name).systemd();
+    let with = |name, algorithm, karg: &str, image| {
+        sealed(name).algorithm(algorithm).kargs(&[karg]).comes(Expected::SealedWith(image))
+    };
+    // The interface that the newest kernels have.
+    let newest =
+        r#"\{"erofs":"file","layers":"fd","mounts":"detached","mount_table":"statmount","mount_ids":"unique"\}"#;
+    vec![
+        sealed("sha512_v1").boundary().must("report", ".*\"secure_boot\":\"(enforced|unsupported)\".*"),
+        with("sha512_v2", "sha512", "composefs={SHA512_V2}", "SHA512_V2"),
+        with("sha256_v1", "sha256", "composefs.digest=v1-sha256-12:{SHA256_V1}", "SHA256_V1"),
+        // An image that the C tool of the composefs project wrote.
+        with("c_mkcomposefs", "sha256", "composefs.digest=v1-sha256-12:{SHA256_C}", "SHA256_C"),
+        sealed("older_kernel").kernel("6.12").native_only(),
+        // Debian's newest kernel, with the same root, which has no modules of it: without the units that need some.
+        sealed("newest_kernel")
+            .and_karg("systemd.gpt_auto=no")
+            .and_karg("systemd.mask=proc-sys-fs-binfmt_misc.automount")
+            .and_karg("systemd.mask=systemd-binfmt.service")
+            .uki("--kernel")
+            .uki("newest")
+            .must("report", &format!(".*\"kernel\":{newest}.*")),
+        case("luks").luks(),
+        // Every object is measured, and read to its end, before the pivot.
+        sealed("check_data")
+            .policy("check = \"data\"")
+            .limit(600)
+            .must("report", ".*\"policy.check\":[{]\"value\":\"data\",.*[{]\"name\":\"objects\",.*"),
+        // The image was written without fs-verity, and the root is mounted read-only: it is given it at the first boot.
+        sealed("missing_verity_enabled")
+            .policy("missing-verity = \"enable\"")
+            .and_karg("ro")
+            .image_is(Content::Image(0))
+            .says("sealroot: {image}: fs-verity enabled"),
+        // A builder who ships one root in two formats says so; the first whose image exists is used.
+        sealed("alternatives")
+            .native_only()
+            .policy("alternatives = \"first-existing\"")
+            .kargs(&["{karg}", "composefs={SHA512_V2}"])
+            .debugfs(&["rm /composefs/images/{digest}"])
+            .comes(Expected::SealedWith("SHA512_V2")),
+    ]
+}

@@ -1,0 +1,258 @@
+//! What must have come of a boot.
+
+use std::sync::LazyLock;
+
+use anyhow::Result;
+use regex::Regex;
+
+use super::scenario::{Initramfs, On, Scenario};
+use super::world::World;
+use crate::console::{Console, Event, numbered};
+use crate::disk::Disk;
+use crate::process::Ended;
+
+/// What must come of a boot.
+#[derive(Clone, Debug)]
+pub enum Expected {
+    /// The system runs, sealed, and every file of it has the right content.
+    Sealed,
+    /// The same with another image than the usual one: the name of its digest.
+    SealedWith(&'static str),
+    /// Sealed, and the file that was damaged gives this error when it is read.
+    Unreadable(&'static str),
+    /// Refused for exactly this reason, with this action, and nothing from the disk was started.
+    Refused {
+        /// The reason, filled by [`World::fill`].
+        reason: String,
+        /// `halt`, `reboot` or `poweroff`.
+        action: &'static str,
+    },
+    /// Refused for a reason like this pattern.
+    RefusedLike(String),
+    /// The firmware does not start the image.
+    RefusedByFirmware,
+    /// What the command line leaves open is reported and warned of: name and remedy of each.
+    Open(&'static [(&'static str, &'static str)]),
+    /// A shell in the initramfs, and nothing started from the disk.
+    Shell(&'static str),
+    /// Whatever else: what is wrong, or nothing.
+    Events(fn(&World) -> Result<Vec<Event>>),
+}
+
+/// An answer of the booted system.
+#[derive(Clone, Debug)]
+pub struct Must {
+    pub(super) key: String,
+    pub(super) answer: String,
+}
+
+/// Signs that something was started from the disk.
+const STARTED: &str = "^sealroot-probe:|decoy:|Switching root|Stopped initrd-switch-root|initrd-switch-root.service: \
+                       Deactivated|multi-user.target|Welcome to Debian GNU/Linux 13 .trixie.!$";
+/// What looks like a prompt.
+const PROMPT: &str = r"[Ll]ogin:|Press Enter|maintenance|[Pp]assword:|^[a-z0-9@:~/.-]*[#$] ?$|sh-[0-9.]+[#$]";
+
+/// Everything that is not as it must be.
+///
+/// # Errors
+/// The expectation names something that there is not.
+pub fn problems(scenario: &Scenario, world: &World, on: On, console: &Console, disk: &Disk) -> Result<Vec<String>> {
+    let mut judge = Judge { scenario, world, on, console, found: Vec::new() };
+    if !matches!(console.ended, Ended::Stopped) {
+        let by_itself = matches!(console.ended, Ended::Exited(_));
+        // A native machine that switched itself off is gone before its last line is looked at.
+        judge.unless(by_itself && console.events().last() == Some(&Event::PowerOff), || {
+            format!("expected an end that is known, found {:?}", console.ended)
+        });
+    }
+    // Nothing that anyone writes to a disk may make a program panic.
+    judge.never("RUST_BACKTRACE|panicked at", "a program panicked");
+    match &scenario.expected {
+        Expected::Sealed => judge.sealed("SHA512_V1", "{CANARY_SHA256SUM}")?,
+        Expected::SealedWith(name) => judge.sealed(name, "{CANARY_SHA256SUM}")?,
+        Expected::Unreadable(error) => judge.sealed("SHA512_V1", error)?,
+        Expected::Refused { reason, action } => {
+            let reason = world.fill(reason)?;
+            let found = console.reason().unwrap_or_default();
+            judge.unless(found == reason, || {
+                format!("expected the refusal '{reason}'\n               found      '{found}'")
+            });
+            judge.refused(action);
+        }
+        Expected::RefusedLike(reason) => {
+            let reason = world.fill(reason)?;
+            let found = console.reason().unwrap_or_default();
+            judge.unless(whole(&reason, &found), || {
+                format!("expected the refusal '{reason}'\n               found      '{found}'")
+            });
+            judge.refused("halt");
+        }
+        Expected::RefusedByFirmware => judge.refused_by_firmware(),
+        Expected::Open(openings) => openings.iter().for_each(|(opening, remedy)| judge.open(opening, remedy)),
+        Expected::Shell(prompt) => {
+            judge.unless(console.find(prompt).is_some(), || "expected a shell in the initrd, found none".into());
+            judge.never(STARTED, "sign of a pivot");
+        }
+        Expected::Events(expected) => {
+            let (expected, found) = (expected(world)?, console.events());
+            judge.unless(expected == found, || format!("expected the events {expected:#?}\nfound {found:#?}"));
+            let starts = 1 + found.iter().filter(|event| **event == Event::Restart).count();
+            let checked = console.text.matches("EFI stub: UEFI Secure Boot is enabled").count();
+            judge.unless(starts == checked, || format!("expected Secure Boot at all {starts} starts, found {checked}"));
+        }
+    }
+    for must in &scenario.musts {
+        judge.must(&must.key, &must.answer)?;
+    }
+    for (texts, expected) in [(&scenario.said, true), (&scenario.unsaid, false)] {
+        for text in texts {
+            let text = world.fill(text)?;
+            let problem = || format!("'{text}' on the console: expected {expected}, found {}", !expected);
+            judge.unless(console.text.contains(&text) == expected, problem);
+        }
+    }
+    if let Some(entries) = scenario.entries {
+        let found = disk.esp_folder("EFI/Linux")?;
+        judge.unless(found == entries, || format!("expected the boot entries {entries:?}, found {found:?}"));
+    }
+    Ok(judge.found)
+}
+
+struct Judge<'a> {
+    scenario: &'a Scenario,
+    world: &'a World,
+    on: On,
+    console: &'a Console,
+    found: Vec<String>,
+}
+
+impl Judge<'_> {
+    fn unless(&mut self, right: bool, problem: impl FnOnce() -> String) {
+        if !right {
+            self.found.push(problem());
+        }
+    }
+
+    /// No line from the start of the initramfs on is like this.
+    fn never(&mut self, pattern: &str, what: &str) {
+        let wanted = Regex::new(pattern).expect("a pattern that was written here");
+        let lines = self.console.since_init().lines().filter(|line| wanted.is_match(line));
+        self.found.extend(lines.take(3).map(|line| format!("{what}: {line}")));
+    }
+
+    /// What the booted system says about this, as a pattern for the whole answer.
+    fn must(&mut self, key: &str, answer: &str) -> Result<()> {
+        let answer = self.world.fill(answer)?.replace("{device}", device(self.on));
+        let found = self.console.probe(key).unwrap_or_default();
+        self.unless(whole(&answer, found), || format!("{key}: expected '{answer}'\n{key}: found    '{found}'"));
+        Ok(())
+    }
+
+    /// All that must be right in a system that was booted sealed.
+    fn sealed(&mut self, image: &str, canary: &str) -> Result<()> {
+        let digest = self.world.value(image)?;
+        self.unless(self.console.find("^sealroot-probe: end").is_some(), || "the system did not come up".into());
+        self.must("root", &format!("composefs:{digest} ro,(.*,)?verity=require(,.*)?"))?;
+        self.must("report-verdict", "sealed")?;
+        self.must("report-digest", digest)?;
+        self.must("cmdline", &format!(".*[:=]{digest}( .*)?"))?;
+        self.must("sysroot", "ext4 ro,.*")?;
+        for key in ["root", "usr", "file", "sysroot"] {
+            self.must(&format!("write-{key}"), "no: Read-only file system")?;
+        }
+        for key in ["etc", "var"] {
+            self.must(key, "[a-z0-9]+ rw,(.*,)?nosuid,nodev(,.*)?")?;
+            self.must(&format!("write-{key}"), "yes")?;
+        }
+        if self.scenario.initramfs == Initramfs::Dracut {
+            self.must("multi-user", "active")?;
+            self.must("failed-units", "")?;
+        }
+        if self.on == On::Firmware {
+            self.must("secure-boot", "on")?;
+        }
+        self.must("canary", canary)?;
+        let unreadable: Vec<_> =
+            self.console.text.lines().filter_map(|line| line.strip_prefix("sealroot-probe: unreadable=")).collect();
+        let expected = self.scenario.unreadable;
+        let same = unreadable.len() == expected.len() && expected.iter().all(|file| unreadable.contains(file));
+        self.unless(same, || format!("expected that these cannot be read: {expected:?}, found {unreadable:?}"));
+        Ok(())
+    }
+
+    /// sealroot ended the boot itself, and nothing was started, nor could anybody start something.
+    fn refused(&mut self, action: &str) {
+        if self.on == On::Firmware {
+            let expected =
+                if self.scenario.secure_boot { "UEFI Secure Boot is enabled" } else { "Secure boot disabled" };
+            self.unless(self.console.find(expected).is_some(), || format!("expected '{expected}' of the kernel"));
+        }
+        let refusal = self.console.refusal().unwrap_or_default();
+        let urgent = format!("sealroot: boot refused: {refusal}; {action} in ");
+        self.unless(self.console.text.contains(&urgent), || format!("expected an urgent '{urgent}…'"));
+        let end = match action {
+            "reboot" => Event::Restart,
+            "poweroff" => Event::PowerOff,
+            _ => Event::Halt,
+        };
+        let events = self.console.events();
+        self.unless(events.contains(&end), || format!("expected that the refusal ends in {action}, found {events:?}"));
+        // Only the gate has a sealed root before it.
+        if !refusal.starts_with("gate:") {
+            self.never("sealroot: .*root in place", "a root was in place");
+        }
+        self.never(STARTED, "sign of a pivot");
+        self.never(PROMPT, "sign of a prompt");
+    }
+
+    fn refused_by_firmware(&mut self) {
+        self.unless(self.console.find("Access Denied").is_some(), || "the firmware did not refuse the image".into());
+        for sign in ["EFI stub", "Linux version"] {
+            self.unless(!self.console.text.contains(sign), || format!("a kernel was started: {sign}"));
+        }
+        self.never(STARTED, "sign of a pivot");
+    }
+
+    /// The report names an opening, and the boot program warned of it.
+    fn open(&mut self, opening: &str, remedy: &str) {
+        let warning = self.console.find(WARNING).unwrap_or_default().to_owned();
+        self.unless(warning.contains(&format!(" {remedy}")), || {
+            format!("expected a warning that {remedy} is missing, found '{warning}'")
+        });
+        let report = self.console.probe("report").unwrap_or_default();
+        let named = whole(&format!(r#".*"openings":\[[^]]*"{opening}".*"#), report);
+        self.unless(named, || format!("expected the opening {opening} in the report"));
+    }
+}
+
+const WARNING: &str = "sealroot: the kernel command line leaves ways around the seal open, missing: .*";
+
+/// The root partition's device.
+fn device(on: On) -> &'static str {
+    match on {
+        On::Native(_) => "/dev/ubda2",
+        On::Firmware => "/dev/vda2",
+    }
+}
+
+fn whole(pattern: &str, text: &str) -> bool {
+    Regex::new(&format!("^(?:{pattern})$")).expect("a pattern of a test").is_match(text)
+}
+
+/// What came of a boot, in a line.
+pub fn seen(scenario: &Scenario, console: &Console) -> String {
+    static DIGEST: LazyLock<Regex> =
+        LazyLock::new(|| Regex::new("([0-9a-f]{16})[0-9a-f]{48,}").expect("a pattern that was written here"));
+    let seen = match &scenario.expected {
+        Expected::Refused { .. } | Expected::RefusedLike(_) => {
+            format!("refused: {}", numbered(console.refusal().unwrap_or_default()))
+        }
+        Expected::RefusedByFirmware => "ignored by the firmware: Access Denied".into(),
+        Expected::Unreadable(_) => format!("EIO: {}", console.probe("canary").unwrap_or_default()),
+        Expected::Open(_) => format!("open: {}", console.find("missing: .*").unwrap_or_default()),
+        Expected::Shell(prompt) => format!("open: initrd-shell: {}", console.find(prompt).unwrap_or_default()),
+        Expected::Sealed | Expected::SealedWith(_) => "sealed".into(),
+        Expected::Events(_) => format!("{} events", console.events().len()),
+    };
+    DIGEST.replace_all(&seen, "$1…").into_owned()
+}

@@ -1,0 +1,203 @@
+//! The guest tests (`tests/kernel`): one program, run as root in machines of several kernels, one machine or two for each. Each
+//! of its tests is a test here.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow, bail, ensure};
+
+use crate::builders;
+use crate::emulated::{self, Known};
+use crate::guest::{Guest, Kind};
+use crate::native::{Drive, RELEASES};
+use crate::trial::{Need, Tier, Trial};
+
+/// The fixture's disks, in the order in which the tests expect them.
+const DISKS: [&str; 6] = ["disk", "btrfs", "plain", "xfs", "f2fs", "tiny"];
+/// Variables that reach the tests.
+const PASSED_ON: [&str; 4] = ["SEALROOT_SEED", "SEALROOT_DISKS", "SEALROOT_CUTS", "RUST_BACKTRACE"];
+
+/// A kernel, and what runs on it.
+#[derive(Clone, Debug)]
+struct On {
+    /// Part of the tests' names.
+    name: String,
+    kind: Kind,
+    target: &'static str,
+    tests: String,
+    tier: Tier,
+    needs: &'static [Need],
+}
+
+/// The machines, natively with each push and with Debian's own kernels before a release.
+fn machines() -> Result<Vec<On>> {
+    let native = RELEASES.map(|release| On {
+        name: format!("native-{release}"),
+        kind: Kind::Native(release.into()),
+        target: "x86_64-unknown-linux-musl",
+        tests: "native".into(),
+        tier: Tier::Push,
+        needs: &[],
+    });
+    let emulated = |known: Known| {
+        let arm = known.architecture == "arm64";
+        On {
+            name: format!("stock-{}", known.name),
+            kind: Kind::Emulated(known.name),
+            target: if arm { "aarch64-unknown-linux-musl" } else { "x86_64-unknown-linux-musl" },
+            tests: known.tests,
+            tier: Tier::All,
+            needs: if arm { &[Need::QemuArm] } else { &[Need::Qemu] },
+        }
+    };
+    Ok(native.into_iter().chain(emulated::kernels()?.into_iter().map(emulated)).collect())
+}
+
+/// The modules of tests that are meant for one kernel only, by `qemu/kernel --list`.
+fn special() -> Result<Vec<String>> {
+    Ok(emulated::kernels()?.into_iter().map(|known| known.tests).filter(|tests| tests != "all").collect())
+}
+
+impl On {
+    /// Whether a test is meant for this kernel.
+    fn runs(&self, test: &str, special: &[String]) -> bool {
+        let module = test.split("::").next().unwrap_or_default();
+        match self.tests.as_str() {
+            // A native kernel has every filesystem built in: no modules, and it is never too old.
+            "native" => !["too_old", "modules"].contains(&module),
+            "all" => !special.iter().any(|own| own == module),
+            own => module == own,
+        }
+    }
+}
+
+/// What came of each test of a machine, or of the machine.
+type Results = Result<BTreeMap<String, Outcome>, String>;
+
+#[derive(Clone, Debug)]
+struct Outcome {
+    word: String,
+    /// What the test printed, where it failed.
+    said: String,
+}
+
+/// All tests of one kernel, run at once when the first of them is asked for.
+struct Batch {
+    on: On,
+    tests: Vec<String>,
+    results: OnceLock<Results>,
+}
+
+impl Batch {
+    fn outcome(&self, test: &str) -> Result<String> {
+        let results = self.results.get_or_init(|| self.run().map_err(|error| format!("{error:#}")));
+        let results = results.as_ref().map_err(|error| anyhow!("{error}"))?;
+        let outcome = results.get(test).context("the machine has no result of it")?;
+        ensure!(outcome.word == "ok", "{}\n{}", outcome.word, outcome.said);
+        Ok(String::new())
+    }
+
+    fn run(&self) -> Result<BTreeMap<String, Outcome>> {
+        let On { name, kind, target, .. } = &self.on;
+        let fixture = builders::built("fixture", &[])?;
+        let mut guest = Guest::new(kind.clone(), builders::logs("kernel")?.join(format!("{name}.log")));
+        guest.memory = 2048;
+        guest.limit = Duration::from_secs(1800);
+        guest.drives = DISKS.map(|disk| Drive { file: fixture.join(disk), writable: false }).into();
+        guest.files = vec![
+            (program(target)?, "/test".into()),
+            (fixture.join("env"), "/fixture.env".into()),
+            (builders::built("program", &["sealroot-initrd", target])?, "/usr/lib/sealroot/sealroot-initrd".into()),
+            (builders::built("program", &["sealroot", target])?, "/usr/bin/sealroot".into()),
+        ];
+        let variable = |name: &&str| Some((name.to_string(), std::env::var(name).ok()?));
+        guest.environment = PASSED_ON.iter().filter_map(variable).collect();
+        let mut job = vec!["/test", "--test-threads=1", "--exact"];
+        job.extend(self.tests.iter().map(String::as_str));
+        let output = guest.run(&job, &mut crate::guest::silently)?;
+        let results = parse(&output.text);
+        // A status that no result explains must not go unnoticed.
+        let explained = output.status == 0 || results.values().any(|outcome| outcome.word != "ok");
+        ensure!(explained, "the tests ended with status {}: {}", output.status, output.text);
+        if let Some(line) = output.text.lines().find(|line| line.starts_with("thread 'main' panicked")) {
+            bail!("{line}");
+        }
+        Ok(results)
+    }
+}
+
+/// The results in what a test program of Rust's own harness printed.
+fn parse(text: &str) -> BTreeMap<String, Outcome> {
+    let mut results = BTreeMap::new();
+    for line in text.lines() {
+        let Some((name, word)) = line.strip_prefix("test ").and_then(|rest| rest.split_once(" ... ")) else { continue };
+        let name = name.split(" - ").next().unwrap_or(name);
+        let start = format!("---- {name} stdout ----\n");
+        let said = text.split_once(&start).map(|(_, rest)| rest.split("\n\n").next().unwrap_or(rest));
+        results.insert(name.to_owned(), Outcome { word: word.into(), said: said.unwrap_or_default().into() });
+    }
+    results
+}
+
+/// The program of the guest tests, built once for each target. Without debug information: it would have to be loaded into the
+/// guest's memory.
+fn program(target: &'static str) -> Result<PathBuf> {
+    static BUILT: Mutex<BTreeMap<&'static str, PathBuf>> = Mutex::new(BTreeMap::new());
+    let mut built = BUILT.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(path) = built.get(target) {
+        return Ok(path.clone());
+    }
+    let mut cargo = Command::new(env!("CARGO"));
+    cargo.current_dir(builders::project()).env("CARGO_PROFILE_DEV_DEBUG", "0").env("CARGO_PROFILE_DEV_STRIP", "true");
+    cargo.env("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_MUSL_LINKER", "rust-lld").env_remove("RUSTFLAGS");
+    cargo.args(["test", "--quiet", "--locked", "--no-run", "--message-format=json", "--target", target]);
+    cargo.args(["--package", "sealroot", "--features", "guest", "--test", "kernel"]);
+    let output = cargo.stderr(Stdio::inherit()).output().context("cargo")?;
+    ensure!(output.status.success(), "the guest tests for {target} cannot be built: {}", output.status);
+    let messages = String::from_utf8(output.stdout)?;
+    let executable = |line: &str| {
+        let message: serde_json::Value = serde_json::from_str(line).ok()?;
+        (message["target"]["name"] == "kernel").then(|| message["executable"].as_str().map(PathBuf::from))?
+    };
+    let path = messages.lines().find_map(executable).context("cargo built no guest tests")?;
+    built.insert(target, path.clone());
+    Ok(path)
+}
+
+/// The names of the tests in a program that this machine can start.
+fn names(program: &Path) -> Result<Vec<String>> {
+    let output = Command::new(program).args(["--list", "--format", "terse"]).output().context("the guest tests")?;
+    let text = String::from_utf8(output.stdout)?;
+    let names: Vec<_> = text.lines().filter_map(|line| line.strip_suffix(": test")).map(str::to_owned).collect();
+    ensure!(!names.is_empty(), "there are no guest tests");
+    Ok(names)
+}
+
+/// Every test on every kernel that it is meant for, as far as a filter lets them through. The machines take turns, so that
+/// as many run at once as there are threads.
+///
+/// # Errors
+/// The test program cannot be built.
+pub fn trials(tier: Tier, filter: Option<&str>) -> Result<Vec<Trial>> {
+    let (special, all) = (special()?, names(&program("x86_64-unknown-linux-musl")?)?);
+    let mut columns = Vec::new();
+    for on in machines()?.into_iter().filter(|on| on.tier <= tier) {
+        let full = |test: &str| format!("kernel::{}::{test}", on.name);
+        let chosen = |test: &&String| on.runs(test, &special) && filter.is_none_or(|word| full(test).contains(word));
+        let tests: Vec<_> = all.iter().filter(chosen).cloned().collect();
+        let batch = Arc::new(Batch { on: on.clone(), tests: tests.clone(), results: OnceLock::new() });
+        let trial = |test: String| {
+            let batch = Arc::clone(&batch);
+            Trial::new(full(&test), move || batch.outcome(&test)).tier(on.tier).needs(on.needs)
+        };
+        columns.push(tests.into_iter().map(trial).collect::<Vec<_>>().into_iter());
+    }
+    let mut trials = Vec::new();
+    while columns.iter().any(|column| column.len() > 0) {
+        trials.extend(columns.iter_mut().filter_map(Iterator::next));
+    }
+    Ok(trials)
+}

@@ -1,0 +1,241 @@
+//! A copy of a disk image, and what someone can do to it who has the disk but no key.
+
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use tempfile::TempDir;
+
+use crate::builders;
+
+const MIB: u64 = 1 << 20;
+/// Where `qemu/disk` puts the partitions.
+const ESP: &str = "@@1M";
+const ROOT: u64 = 97 * MIB;
+const BLOCK: u64 = 4096;
+
+/// A disk image of a test's own: GPT, an EFI system partition, and the root partition, an ext4 with a repository.
+#[derive(Debug)]
+pub struct Disk {
+    folder: TempDir,
+}
+
+/// Where a byte is changed.
+#[derive(Clone, Debug)]
+pub enum Block {
+    /// In the middle of the file.
+    Middle,
+    /// In this block of the file. Blocks behind its end count: fs-verity keeps its Merkle tree and its descriptor there.
+    Number(u64),
+}
+
+/// One change to a disk.
+#[derive(Clone, Debug)]
+pub enum Change {
+    /// Inverts a byte of a file of the repository, below the filesystem.
+    Flip {
+        /// `objects/…`
+        object: String,
+        /// Which block of it.
+        block: Block,
+        /// Which byte of the block.
+        byte: u64,
+    },
+    /// Commands of debugfs(8).
+    Debugfs(Vec<String>),
+    /// Makes a file with this content; commands of debugfs(8) name it `{file}`.
+    Write(Vec<u8>, Vec<String>),
+    /// Encrypts the root partition with LUKS; the last change, since afterwards nothing in it can be found.
+    Encrypt(PathBuf),
+    /// Puts a file on the EFI system partition.
+    OnEsp(PathBuf, String),
+}
+
+impl Disk {
+    /// A copy of a disk image. Where it is empty it takes no place.
+    ///
+    /// # Errors
+    /// The copy fails.
+    pub fn copy_of(image: &Path) -> Result<Self> {
+        let folder = builders::scratch()?;
+        let copy = folder.path().join("disk");
+        run(Command::new("cp").args(["--sparse=auto", "--reflink=auto"]).args([image, &copy]))?;
+        Ok(Self { folder })
+    }
+
+    /// Its file.
+    pub fn path(&self) -> PathBuf {
+        self.folder.path().join("disk")
+    }
+
+    /// Makes a change.
+    ///
+    /// # Errors
+    /// It cannot be made.
+    pub fn change(&self, change: &Change) -> Result<()> {
+        match change {
+            Change::Flip { object, block, byte } => self.flip(object, block, *byte),
+            Change::Debugfs(commands) => self.debugfs(commands),
+            Change::Write(content, commands) => {
+                let file = self.folder.path().join("written");
+                fs::write(&file, content)?;
+                let name = file.to_str().context("a path that is no text")?;
+                self.debugfs(&commands.iter().map(|command| command.replace("{file}", name)).collect::<Vec<_>>())
+            }
+            Change::Encrypt(key) => self.encrypt(key),
+            Change::OnEsp(file, path) => self.put_on_esp(file, path),
+        }
+        .with_context(|| format!("{change:?}"))
+    }
+
+    fn partition(&self) -> String {
+        format!("{}?offset={ROOT}", self.path().display())
+    }
+
+    fn ask_debugfs(&self, command: &str) -> Result<String> {
+        let output = Command::new("debugfs").args(["-R", command, &self.partition()]).output().context("debugfs")?;
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    /// debugfs fails silently: whatever it says beside its version and the commands is an error.
+    fn debugfs(&self, commands: &[String]) -> Result<()> {
+        let mut process = Command::new("debugfs");
+        process.args(["-w", "-f", "-", &self.partition()]);
+        let mut child = process.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+        child.stdin.take().context("no input")?.write_all((commands.join("\n") + "\n").as_bytes())?;
+        let output = child.wait_with_output()?;
+        let said = [output.stdout, output.stderr].concat();
+        let said = String::from_utf8_lossy(&said);
+        let usual = |line: &&str| {
+            ["debugfs:", "debugfs ", "Allocated inode", "Filesystem features"]
+                .iter()
+                .any(|start| line.starts_with(start))
+        };
+        let errors: Vec<_> = said.lines().filter(|line| !usual(line) && !line.is_empty()).collect();
+        ensure!(errors.is_empty() && output.status.success(), "debugfs: {}", errors.join("; "));
+        Ok(())
+    }
+
+    /// The size of a file of the repository.
+    fn size_of(&self, object: &str) -> Result<u64> {
+        let found = self.ask_debugfs(&format!("stat /composefs/{object}"))?;
+        let size = found.split("Size: ").nth(1).and_then(|rest| rest.split_whitespace().next());
+        size.and_then(|size| size.parse().ok()).with_context(|| format!("no '{object}' on the disk"))
+    }
+
+    fn flip(&self, object: &str, block: &Block, byte: u64) -> Result<()> {
+        let number = match block {
+            Block::Middle => self.size_of(object)?.div_ceil(BLOCK) / 2,
+            Block::Number(number) => *number,
+        };
+        let found = self.ask_debugfs(&format!("bmap /composefs/{object} {number}"))?;
+        let physical: u64 = found.trim().parse().map_err(|_| anyhow!("bmap of '{object}': found '{found}'"))?;
+        ensure!(physical > 0, "'{object}' has no block {number}");
+        let disk = File::options().read(true).write(true).open(self.path())?;
+        let position = ROOT + physical * BLOCK + byte;
+        let mut content = [0];
+        disk.read_exact_at(&mut content, position)?;
+        disk.write_all_at(&[content[0] ^ 0xff], position)?;
+        Ok(())
+    }
+
+    /// Puts a file on the EFI system partition.
+    fn put_on_esp(&self, file: &Path, path: &str) -> Result<()> {
+        let esp = format!("{}{ESP}", self.path().display());
+        let folders = path.match_indices('/').map(|(end, _)| format!("::{}", &path[..end]));
+        for folder in folders {
+            // Those that are there are left as they are.
+            if Command::new("mdir").args(["-i", &esp, &folder]).output()?.status.success() {
+                continue;
+            }
+            run(Command::new("mmd").args(["-i", &esp, &folder]))?;
+        }
+        run(Command::new("mcopy").args(["-o", "-i", &esp]).arg(file).arg(format!("::{path}")))
+    }
+
+    /// The names in a folder of the EFI system partition, in order.
+    ///
+    /// # Errors
+    /// There is no such folder.
+    pub fn esp_folder(&self, folder: &str) -> Result<Vec<String>> {
+        let esp = format!("{}{ESP}", self.path().display());
+        let output = Command::new("mdir").args(["-b", "-i", &esp, &format!("::{folder}")]).output()?;
+        ensure!(output.status.success(), "mdir: {}", String::from_utf8_lossy(&output.stderr));
+        let text = String::from_utf8(output.stdout)?;
+        let mut names: Vec<_> = text.lines().filter_map(|line| line.rsplit('/').next()).map(str::to_owned).collect();
+        names.sort();
+        Ok(names)
+    }
+
+    /// Encrypts the root partition, which keeps its place and its PARTUUID and grows by LUKS's header. QEMU's own
+    /// implementation does it: neither the device mapper nor a mount is needed.
+    fn encrypt(&self, key: &Path) -> Result<()> {
+        let disk = self.path();
+        let table = Command::new("sfdisk").arg("--json").arg(&disk).output().context("sfdisk")?;
+        let table: serde_json::Value = serde_json::from_slice(&table.stdout).context("sfdisk")?;
+        let number = |key: &str| table["partitiontable"]["partitions"][1][key].as_u64().context("no second partition");
+        let (start, size) = (number("start")? * 512, number("size")? * 512);
+        let luks = self.folder.path().join("luks");
+        // Few iterations: deriving a key slowly only matters for keys that people can guess.
+        let source = format!("driver=raw,offset={start},size={size},file.driver=file,file.filename={}", disk.display());
+        let secret = format!("secret,id=key,file={}", key.display());
+        let mut attempts = 0;
+        loop {
+            let mut convert = Command::new("qemu-img");
+            convert.args(["convert", "--object", &secret, "--image-opts", &source, "-O", "luks"]);
+            convert.args(["-o", "key-secret=key,iter-time=10,hash-alg=sha512"]).arg(&luks);
+            match run(&mut convert) {
+                Ok(()) => break,
+                // QEMU gives up where it finds the hash too quick to be timed.
+                Err(error) if attempts < 5 && error.to_string().contains("Unable to get accurate CPU usage") => {
+                    attempts += 1
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        // The partition is the last one; behind it, a MiB for the table's copy.
+        let end = start + fs::metadata(&luks)?.len().next_multiple_of(MIB) + MIB;
+        File::options().write(true).open(&disk)?.set_len(end)?;
+        run(Command::new("sfdisk").args(["-q", "--relocate", "gpt-bak-std"]).arg(&disk))?;
+        let mut grow = Command::new("sfdisk").args(["-q", "-N", "2"]).arg(&disk).stdin(Stdio::piped()).spawn()?;
+        grow.stdin.take().context("no input")?.write_all(b"size=+\n")?;
+        ensure!(grow.wait()?.success(), "sfdisk: the partition does not grow");
+        copy_into(&luks, &disk, start)?;
+        fs::remove_file(luks)?;
+        Ok(())
+    }
+
+    /// Whether these bytes are anywhere on it.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub fn contains(&self, text: &str) -> Result<bool> {
+        Ok(Command::new("grep").args(["-qaF", text]).arg(self.path()).status()?.success())
+    }
+}
+
+fn copy_into(from: &Path, disk: &Path, mut position: u64) -> Result<()> {
+    let disk = File::options().write(true).open(disk)?;
+    let mut from = File::open(from)?;
+    let mut chunk = vec![0; 1 << 20];
+    loop {
+        let count = from.read(&mut chunk)?;
+        if count == 0 {
+            return Ok(());
+        }
+        disk.write_all_at(&chunk[..count], position)?;
+        position += count as u64;
+    }
+}
+
+/// Runs a command that succeeds, or fails with what it says.
+pub(crate) fn run(command: &mut Command) -> Result<()> {
+    let output = command.stdin(Stdio::null()).output().with_context(|| format!("{:?}", command.get_program()))?;
+    if !output.status.success() {
+        bail!("{:?}: {}: {}", command.get_program(), output.status, String::from_utf8_lossy(&output.stderr).trim());
+    }
+    Ok(())
+}
