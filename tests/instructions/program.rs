@@ -41,6 +41,7 @@ layout = "composefs"
 karg = "require"
 unverified = "refuse"
 secure-boot = "require"
+alternatives = "first-existing"
 missing-verity = "refuse"
 check = "digest"   # the disk is slow
 on-failure = "auto"

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::Read;
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
@@ -34,7 +35,7 @@ impl Image {
             }
             let (name, mode, inode) = (reader.entry().name().to_owned(), reader.entry().mode(), reader.entry().ino());
             let mut content = Vec::new();
-            std::io::Read::read_to_end(&mut reader, &mut content)?;
+            reader.read_to_end(&mut content)?;
             entries.insert(name, Entry { mode, inode, content });
             rest = reader.finish()?;
         }
