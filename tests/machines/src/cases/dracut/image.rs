@@ -55,8 +55,9 @@ impl Image {
     /// The content of a file. Of several names of one file, an archive has the content behind one of them.
     pub fn content(&self, path: &str) -> Result<&[u8]> {
         let named = self.entry(path)?;
-        let same = self.entries.values().find(|entry| entry.inode == named.inode && !entry.content.is_empty());
-        Ok(&same.unwrap_or(named).content)
+        let has_it = |entry: &&Entry| entry.inode == named.inode && !entry.content.is_empty();
+        let with_content = Some(named).filter(has_it).or_else(|| self.entries.values().find(has_it));
+        Ok(&with_content.unwrap_or(named).content)
     }
 
     /// Fails unless somebody may execute the file.

@@ -27,6 +27,7 @@ const FILES: [&str; 6] = [
     "/usr/lib/systemd/system/initrd-switch-root.service.d/50-sealroot.conf",
     "/usr/lib/systemd/system/sysroot.mount.d/50-sealroot.conf",
 ];
+
 /// A release of Debian.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Suite {
@@ -84,29 +85,29 @@ fn try_case(root: &Root, case: Case) -> Result<String> {
 }
 
 fn judge(root: &Root, expect: &Expect, run: &Run, image: Option<&Image>) -> Result<()> {
-    let image = match (expect, image) {
+    match (expect, image) {
         (Expect::Refused(words), image) => {
             ensure!(!run.succeeded, "dracut: expected a failure, found success");
             ensure!(image.is_none(), "dracut: expected no initramfs, found one");
             ensure!(run.said.contains(words), "dracut: expected the words \"{words}\", found others");
-            return Ok(());
+            Ok(())
         }
-        (_, Some(image)) if run.succeeded => image,
-        _ => bail!("dracut: expected success and an initramfs"),
-    };
-    match expect {
-        Expect::Complete { files, modules } => {
+        (_, None) => bail!("dracut: expected an initramfs, found none"),
+        (_, Some(_)) if !run.succeeded => bail!("dracut: expected success, found a failure"),
+        (Expect::Absent, Some(image)) => expect_no_part(image),
+        (Expect::Complete { files, modules }, Some(image)) => {
             expect_parts(root, image, files)?;
             modules.iter().try_for_each(|module| expect_module(root, image, module))
         }
-        _ => {
-            let systemd = "usr/lib/systemd/systemd";
-            ensure!(image.paths().any(|path| path == systemd), "initramfs: expected '{systemd}', found none");
-            match image.paths().find(|path| path.contains("sealroot")) {
-                Some(part) => bail!("initramfs: expected no part of sealroot, found '{part}'"),
-                None => Ok(()),
-            }
-        }
+    }
+}
+
+fn expect_no_part(image: &Image) -> Result<()> {
+    let systemd = "usr/lib/systemd/systemd";
+    ensure!(image.paths().any(|path| path == systemd), "initramfs: expected '{systemd}', found none");
+    match image.paths().find(|path| path.contains("sealroot")) {
+        Some(part) => bail!("initramfs: expected no part of sealroot, found '{part}'"),
+        None => Ok(()),
     }
 }
 
