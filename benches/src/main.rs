@@ -1,5 +1,6 @@
 //! Measures sealroot's programs beside others that do the same, in turn (A B A B …), and prints tables for the README.
 
+mod boot;
 mod cache;
 mod digest;
 mod growth;
@@ -38,7 +39,7 @@ struct Arguments {
     /// The kernel of the machines: newest or 6.12, and emulated any of qemu/kernel --list
     #[arg(long, value_name = "NAME", default_value = "newest")]
     kernel: String,
-    /// How often each runs [default: digest, verify: 11; start: 40; growth: 7]
+    /// How often each runs [default: digest, verify: 11; start: 40; growth: 7; boot: 5]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     rounds: Option<u32>,
     /// What to measure [default: all]
@@ -70,6 +71,9 @@ enum Part {
     /// The boot program with each `check` on images of 10 to 1,000,000 files, the page cache empty and full, with one
     /// and with two processors; `check = "objects"` a third as often
     Growth,
+    /// From the machine's start to switch-root, and reading files back afterwards: a sealed root, the same Debian on
+    /// dm-verity, and on plain ext4; emulated under firmware with Secure Boot and with Debian's own kernel
+    Boot,
 }
 
 impl Machines {
@@ -89,6 +93,7 @@ impl Part {
             Self::Verify => "verify",
             Self::Start => "start",
             Self::Growth => "growth",
+            Self::Boot => "boot",
         }
     }
 
@@ -98,6 +103,7 @@ impl Part {
             Self::Digest | Self::Verify => 11,
             Self::Start => 40,
             Self::Growth => 7,
+            Self::Boot => 5,
         }
     }
 
@@ -107,6 +113,7 @@ impl Part {
             Self::Verify => verify::bench(kind, kernel, rounds),
             Self::Start => start::bench(kind, kernel, rounds),
             Self::Growth => growth::bench(kind, kernel, rounds),
+            Self::Boot => boot::bench(kind, kernel, rounds),
         }
     }
 }
