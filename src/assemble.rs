@@ -271,8 +271,8 @@ impl Assembly<'_> {
         self.workbench.hold(&state, held_name(directory.name))?;
         let like = Ownership::of(&lower)
             .map_err(|reason| AssembleError::MountPoint { name: directory.name, reason: reason.into() })?;
-        let upper = layer(&state, &name, "upper", like)?;
-        let work = layer(&state, &name, "work", Ownership { mode: 0o700, ..like })?;
+        let upper = upper_layer(&state, &name, like)?;
+        let work = work_layer(&state, &name, like)?;
         let layers = self.features.layers();
         overlay::writable("overlay", lower, upper, work, directory.attributes, layers)
             .map_err(|reason| AssembleError::Filesystem { name: directory.name, reason })
@@ -298,8 +298,8 @@ impl Assembly<'_> {
         let like = Ownership::of(&lower).map_err(unreadable)?;
         let state = tmpfs("0755", attributes).map_err(failed)?;
         self.workbench.hold(&state, held_name(name))?;
-        let upper = layer(&state, "tmpfs", "upper", like)?;
-        let work = layer(&state, "tmpfs", "work", Ownership { mode: 0o700, ..like })?;
+        let upper = upper_layer(&state, "tmpfs", like)?;
+        let work = work_layer(&state, "tmpfs", like)?;
         let mount =
             overlay::writable(source, lower, upper, work, attributes, self.features.layers()).map_err(failed)?;
         if name.is_empty() {
@@ -345,8 +345,32 @@ impl fmt::Display for Ownership {
     }
 }
 
-/// An upper or work directory with the ownership `expected`; made where it is missing.
-fn layer(state: &OwnedFd, parent: &str, name: &str, expected: Ownership) -> Result<OwnedFd, AssembleError> {
+/// A work directory: whoever owns the sealed directory owns it, and nobody else may write to it. Made where it is missing, and
+/// 0700, as overlayfs asks for: other tools make it 0755 (composefs-rs 0.9.4).
+fn work_layer(state: &OwnedFd, parent: &str, like: Ownership) -> Result<OwnedFd, AssembleError> {
+    let expected = Ownership { mode: 0o700, ..like };
+    let closed = |found: Ownership| Ownership { mode: expected.mode, ..found } == expected && found.mode & 0o022 == 0;
+    let (fd, found) = layer(state, parent, "work", expected, closed)?;
+    if found != expected {
+        rustix::fs::chmod(lookup::proc_path(fd.as_fd()), Mode::from_raw_mode(expected.mode))
+            .map_err(|reason| AssembleError::State { name: format!("{parent}/work"), reason: reason.into() })?;
+    }
+    Ok(fd)
+}
+
+/// An upper directory, owned by whoever owns the sealed directory, with its mode; made where it is missing.
+fn upper_layer(state: &OwnedFd, parent: &str, like: Ownership) -> Result<OwnedFd, AssembleError> {
+    Ok(layer(state, parent, "upper", like, |found| found == like)?.0)
+}
+
+/// An upper or work directory whose ownership is accepted, with that; made as `expected` where it is missing.
+fn layer(
+    state: &OwnedFd,
+    parent: &str,
+    name: &str,
+    expected: Ownership,
+    accepted: impl FnOnce(Ownership) -> bool,
+) -> Result<(OwnedFd, Ownership), AssembleError> {
     let path = || format!("{parent}/{name}");
     let failed = |reason: LookupError| AssembleError::State { name: path(), reason };
     let fd = match lookup::directory(state, name, Links::Refused) {
@@ -358,11 +382,11 @@ fn layer(state: &OwnedFd, parent: &str, name: &str, expected: Ownership) -> Resu
     }
     .map_err(failed)?;
     let found = Ownership::of(&fd).map_err(|reason| failed(reason.into()))?;
-    if found != expected {
+    if !accepted(found) {
         let (expected, found) = (expected.to_string(), found.to_string());
         return Err(AssembleError::Upper { name: path(), expected, found });
     }
-    Ok(fd)
+    Ok((fd, found))
 }
 
 /// Makes a directory under another name first: after a power cut it is there as it must be, or not at all.

@@ -65,6 +65,7 @@ const OUR_KEYS: &[Key] = &[
     (&["policy"], "karg", |config, value| set(&mut config.policy.karg, value)),
     (&["policy"], "unverified", |config, value| set(&mut config.policy.unverified, value)),
     (&["policy"], "secure-boot", |config, value| set(&mut config.policy.secure_boot, value)),
+    (&["policy"], "alternatives", |config, value| set(&mut config.policy.alternatives, value)),
     (&["policy"], "missing-verity", |config, value| set(&mut config.policy.missing_verity, value)),
     (&["policy"], "check", |config, value| set(&mut config.policy.check, value)),
     (&["policy"], "on-failure", |config, value| set(&mut config.policy.on_failure, value)),
@@ -205,6 +206,7 @@ named!(Layout: Composefs = "composefs", Bootc = "bootc");
 named!(KargPolicy: Require = "require", Optional = "optional");
 named!(UnverifiedPolicy: Refuse = "refuse", AllowWithoutSecureBoot = "allow-without-secure-boot");
 named!(SecureBootPolicy: Report = "report", Require = "require");
+named!(Alternatives: Refuse = "refuse", FirstExisting = "first-existing");
 named!(MissingVerity: Refuse = "refuse", Enable = "enable");
 named!(Check: Digest = "digest", Image = "image", Objects = "objects", Data = "data");
 named!(OnFailure: Auto = "auto", Emergency = "emergency", Reboot = "reboot", Poweroff = "poweroff", Halt = "halt");
@@ -225,6 +227,7 @@ mod tests {
             karg = "optional"
             unverified = "allow-without-secure-boot"
             secure-boot = "require"
+            alternatives = "first-existing"
             missing-verity = "enable"
             check = "data"
             on-failure = "poweroff"
@@ -246,6 +249,7 @@ mod tests {
         assert_eq!(config.policy.karg, Some(KargPolicy::Optional));
         assert_eq!(config.policy.unverified, Some(UnverifiedPolicy::AllowWithoutSecureBoot));
         assert_eq!(config.policy.secure_boot, Some(SecureBootPolicy::Require));
+        assert_eq!(config.policy.alternatives, Some(Alternatives::FirstExisting));
         assert_eq!(config.policy.missing_verity, Some(MissingVerity::Enable));
         assert_eq!(config.policy.check, Some(Check::Data));
         assert_eq!(config.policy.on_failure, Some(OnFailure::Poweroff));
@@ -270,7 +274,7 @@ mod tests {
         for (text, message) in [
             (
                 "\n[policy]\nkrag = \"require\"\n",
-                "3: unknown key 'policy.krag', expected one of 'karg', 'unverified', 'secure-boot', 'missing-verity', \
+                "3: unknown key 'policy.krag', expected one of 'karg', 'unverified', 'secure-boot', 'alternatives', 'missing-verity', \
                  'check', 'on-failure', 'failure-delay'",
             ),
             (

@@ -7,8 +7,8 @@ use thiserror::Error;
 
 use crate::cmdline::{BootRequest, CmdlineError, CommandLine, RequestedImage, RequestedVerification};
 use crate::config::{
-    Check, Config, KargPolicy, Layout, MissingVerity, MountFlag, OnFailure, SecureBootPolicy, StateMount, SysrootMount,
-    UnverifiedPolicy,
+    Alternatives, Check, Config, KargPolicy, Layout, MissingVerity, MountFlag, OnFailure, SecureBootPolicy, StateMount,
+    SysrootMount, UnverifiedPolicy,
 };
 use crate::firmware::{SecureBoot, Tries};
 use crate::names::names;
@@ -70,6 +70,8 @@ pub struct Settings {
     pub unverified: Setting<UnverifiedPolicy>,
     #[serde(rename = "policy.secure-boot")]
     pub secure_boot: Setting<SecureBootPolicy>,
+    #[serde(rename = "policy.alternatives")]
+    pub alternatives: Setting<Alternatives>,
     #[serde(rename = "policy.missing-verity")]
     pub missing_verity: Setting<MissingVerity>,
     #[serde(rename = "policy.check")]
@@ -115,6 +117,7 @@ impl Settings {
             karg: Setting::pick(ours.policy.karg, None, KargPolicy::Require),
             unverified: Setting::pick(ours.policy.unverified, None, UnverifiedPolicy::Refuse),
             secure_boot: Setting::pick(ours.policy.secure_boot, None, SecureBootPolicy::Report),
+            alternatives: Setting::pick(ours.policy.alternatives, None, Alternatives::Refuse),
             missing_verity: Setting::pick(ours.policy.missing_verity, None, MissingVerity::Refuse),
             check: Setting::pick(ours.policy.check, None, Check::Image),
             on_failure: Setting::pick(ours.policy.on_failure, None, OnFailure::Auto),
@@ -190,6 +193,14 @@ pub enum PolicyError {
     /// No karg.
     #[error("kernel command line: expected a karg 'composefs.digest' or 'composefs', found neither")]
     NoKarg,
+    /// Several digests: whoever can add to the command line and take an image away would choose.
+    #[error("kernel command line: expected one image (policy.alternatives = \"refuse\"), found {first} and {second}")]
+    SeveralImages {
+        /// What the first karg asks for.
+        first: String,
+        /// What a later one asks for.
+        second: String,
+    },
     /// A `?`.
     #[error(
         "kernel command line: expected verification to be required (policy.unverified = \"refuse\"), found '?' in karg \
@@ -234,6 +245,9 @@ pub fn decide(
             KargPolicy::Optional => Ok(Decision::NothingToDo(settings)),
         };
     };
+    if let (Alternatives::Refuse, Some(second)) = (settings.alternatives.value, request.images().get(1)) {
+        return Err(PolicyError::SeveralImages { first: first.to_string(), second: second.to_string() });
+    }
     let karg = first.karg();
     let verification = match (request.verification(), settings.unverified.value, secure_boot) {
         (RequestedVerification::Required, ..) => Verification::Required,
@@ -351,6 +365,28 @@ mod tests {
             assert_eq!(decided(line, ours, SecureBoot::Off).unwrap_err(), message);
         }
     }
+
+    #[test]
+    fn several_images() {
+        let other = "ab".repeat(32);
+        let line = format!("{DIGEST} composefs.digest=v1-sha256-12:{other} composefs={}", "cd".repeat(32));
+        let (_, hex) = DIGEST.split_once('=').unwrap();
+        assert_eq!(
+            decided(&line, "", SecureBoot::Off).unwrap_err(),
+            format!(
+                "kernel command line: expected one image (policy.alternatives = \"refuse\"), found v2 sha256:{hex} and v1 \
+                 sha256:{other}"
+            )
+        );
+        let allowed = "[policy]\nalternatives = \"first-existing\"\n";
+        let Ok(Decision::Seal(policy)) = decided(&line, allowed, SecureBoot::Off) else { panic!("{line}") };
+        assert_eq!(policy.images().iter().map(|image| image.digest().to_hex()).next().unwrap(), hex);
+        assert_eq!(policy.images().len(), 3);
+        // The same image under both keys is one.
+        let same = format!("{DIGEST} composefs.digest=v1-sha256-12:{hex}");
+        assert!(matches!(decided(&same, "", SecureBoot::Off), Ok(Decision::Seal(_))));
+    }
+
     #[test]
     fn a_question_mark() {
         let line = &DIGEST.replace('=', "=?");

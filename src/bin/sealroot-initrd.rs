@@ -3,7 +3,7 @@
 use std::env;
 use std::ffi::OsString;
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use dlmalloc::GlobalDlmalloc;
@@ -16,29 +16,35 @@ static ALLOCATOR: GlobalDlmalloc = GlobalDlmalloc;
 
 const USAGE: &str = "usage: sealroot-initrd [mount|gate|refused] [--sysroot DIR] | --version";
 
-/// What to do, and where the physical root is mounted.
-struct Invocation {
-    command: Command,
-    sysroot: PathBuf,
+/// What was asked for.
+enum Invocation {
+    Version,
+    Run { command: Command, sysroot: PathBuf },
 }
 
+/// What to do to the physical root.
 enum Command {
     Mount,
     Gate,
     Refused,
-    Version,
 }
 
 fn main() -> ExitCode {
-    let Some(Invocation { command, sysroot }) = parse(env::args_os().skip(1)) else {
-        // Whoever closed standard error does not want to read this.
-        let _ = writeln!(std::io::stderr(), "{USAGE}");
-        return ExitCode::from(2);
-    };
-    if let Command::Version = command {
-        let _ = writeln!(std::io::stdout(), "sealroot-initrd {}", env!("CARGO_PKG_VERSION"));
-        return ExitCode::SUCCESS;
+    match parse(env::args_os().skip(1)) {
+        Some(Invocation::Run { command, sysroot }) => run(&command, &sysroot),
+        Some(Invocation::Version) => {
+            let _ = writeln!(std::io::stdout(), "sealroot-initrd {}", env!("CARGO_PKG_VERSION"));
+            ExitCode::SUCCESS
+        }
+        None => {
+            // Whoever closed standard error does not want to read this.
+            let _ = writeln!(std::io::stderr(), "{USAGE}");
+            ExitCode::from(2)
+        }
     }
+}
+
+fn run(command: &Command, sysroot: &Path) -> ExitCode {
     kmsg::install();
     // A working directory in the physical root would keep it busy.
     if let Err(error) = env::set_current_dir("/") {
@@ -46,9 +52,9 @@ fn main() -> ExitCode {
         return ExitCode::FAILURE;
     }
     let result = match command {
-        Command::Gate => boot::gate(&sysroot),
-        Command::Refused => Err(boot::refused(&sysroot)),
-        Command::Mount | Command::Version => boot::mount(&sysroot),
+        Command::Mount => boot::mount(sysroot),
+        Command::Gate => boot::gate(sysroot),
+        Command::Refused => Err(boot::refused(sysroot)),
     };
     // The reason of a refusal is in the log.
     if result.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
@@ -57,21 +63,26 @@ fn main() -> ExitCode {
 fn parse(mut arguments: impl Iterator<Item = OsString>) -> Option<Invocation> {
     let mut command = None;
     let mut sysroot = None;
+    let mut version = false;
     while let Some(argument) = arguments.next() {
         match argument.to_str()? {
             "--sysroot" if sysroot.is_none() => sysroot = Some(PathBuf::from(arguments.next()?)),
-            word if command.is_none() => {
+            "--version" if command.is_none() => version = true,
+            word if command.is_none() && !version => {
                 command = Some(match word {
                     "mount" => Command::Mount,
                     "gate" => Command::Gate,
                     "refused" => Command::Refused,
-                    "--version" => Command::Version,
                     _ => return None,
                 });
             }
             _ => return None,
         }
     }
+    if version {
+        return Some(Invocation::Version);
+    }
     let sysroot = sysroot.unwrap_or_else(|| PathBuf::from("/sysroot"));
-    sysroot.is_absolute().then_some(Invocation { command: command.unwrap_or(Command::Mount), sysroot })
+    let command = command.unwrap_or(Command::Mount);
+    sysroot.is_absolute().then_some(Invocation::Run { command, sysroot })
 }

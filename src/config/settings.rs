@@ -36,6 +36,15 @@ pub enum SecureBootPolicy {
     Require,
 }
 
+/// `policy.alternatives`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Alternatives {
+    /// Several different digests on the command line are a refusal.
+    Refuse,
+    /// The first one whose image exists is used.
+    FirstExisting,
+}
+
 /// `policy.missing-verity`
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MissingVerity {
@@ -115,6 +124,7 @@ pub struct PolicySection {
     pub karg: Option<KargPolicy>,
     pub unverified: Option<UnverifiedPolicy>,
     pub secure_boot: Option<SecureBootPolicy>,
+    pub alternatives: Option<Alternatives>,
     pub missing_verity: Option<MissingVerity>,
     pub check: Option<Check>,
     pub on_failure: Option<OnFailure>,
