@@ -53,6 +53,11 @@ impl Kind {
         }
     }
 
+    /// Whether it knows how long a process had a processor: a native one counts ticks of 10 ms, longer than most starts.
+    pub fn times_processes(self) -> bool {
+        self == Self::Emulated
+    }
+
     fn guest(self, kernel: &str) -> guest::Kind {
         match self {
             Self::Native => guest::Kind::Native(kernel.to_owned()),
@@ -114,7 +119,8 @@ impl Job<'_> {
             output.status,
             end_of(&output.text)
         );
-        Ok(output.text)
+        // A native machine ends with an empty line.
+        Ok(output.text.trim_end().to_owned())
     }
 }
 

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use anyhow::{Context, Result, bail, ensure};
 use serde::Deserialize;
 
+use crate::machine::Kind;
 use crate::statistics::Sample;
 
 /// One start of a program.
@@ -136,6 +137,17 @@ impl Section {
         Sample::new(self.starts(program)?.iter().map(figure)).with_context(|| program.to_owned())
     }
 
+    /// How long a processor was busy with a start of a program, in seconds, where that kind of machine knows.
+    ///
+    /// # Errors
+    /// It was not started.
+    pub fn cpu(&self, kind: Kind, program: &str) -> Result<Option<f64>> {
+        if !kind.times_processes() {
+            return Ok(None);
+        }
+        Ok(Some(self.sample(program, |start| start.cpu)?.median()))
+    }
+
     /// How long the starts of a program took, in seconds and in their order.
     ///
     /// # Errors
@@ -199,6 +211,8 @@ calls floor 3 mount=2,openat=1
         let reports: Vec<_> = full.starts("sealroot").unwrap().iter().map(|start| start.report.as_ref()).collect();
         assert_eq!(reports[0].unwrap().checks[0].name, "ask");
         assert_eq!(reports[1], None);
+        assert_eq!(full.cpu(Kind::Emulated, "floor").unwrap(), Some(0.0009));
+        assert_eq!(full.cpu(Kind::Native, "floor").unwrap(), None);
         let calls = output.section("empty").unwrap().calls("floor").unwrap();
         assert_eq!((calls.total, calls.each["mount"]), (3, 2));
     }

@@ -71,7 +71,7 @@ pub fn bench(kind: Kind, kernel: &str, pairs: u32) -> Result<Vec<Table>> {
         };
         let text = job.run(SCRIPT, &[("root", &kind.partition(2)), ("pairs", &pairs.to_string())])?;
         // The last line is no line of the meter's.
-        let (measured, said) = text.trim_end().rsplit_once('\n').context("expected what was checked, found nothing")?;
+        let (measured, said) = text.rsplit_once('\n').context("expected what was checked, found nothing")?;
         let output = Output::parse(measured)?;
         for (section, cache) in [("cold", "empty"), ("warm", "full")] {
             let section = output.section(section)?;

@@ -56,7 +56,7 @@ struct GrowthRow {
     rounds: usize,
     wall: f64,
     wall_to_smallest: f64,
-    cpu: f64,
+    cpu: Option<f64>,
     peak: u64,
     faults: u64,
     #[serde(flatten)]
@@ -118,7 +118,7 @@ impl Growth {
             rounds: section.starts(&name)?.len(),
             wall: section.sample(&name, |start| start.wall)?.median(),
             wall_to_smallest: section.ratios(&name, &self::name(check, smallest))?.median(),
-            cpu: section.sample(&name, |start| start.cpu)?.median(),
+            cpu: section.cpu(self.kind, &name)?,
             peak: section.sample(&name, |start| start.peak)?.median() as u64,
             faults: section.sample(&name, |start| start.faults)?.median() as u64,
             added: added(check, image, section)?,
@@ -157,7 +157,7 @@ fn cells(rows: &[GrowthRow]) -> Result<Vec<String>> {
     let mut cells = vec![format!("`{}`, {} files, {} objects, {size} MB", empty.row, empty.files, empty.objects)];
     cells.extend(rows.iter().map(|row| format!("{} ({})", time(row.wall), times(row.wall_to_smallest))));
     // With a full cache, where nothing is waited for.
-    cells.extend([time(full.cpu), format!("{} KiB", full.peak)]);
+    cells.extend([full.cpu.map_or_else(String::new, time), format!("{} KiB", full.peak)]);
     cells.push(match empty.added {
         None => String::new(),
         Some(Added::Image { all, added_to_cat, .. }) => format!("{}, {added_to_cat:.2} × `cat`", time(all)),

@@ -28,7 +28,7 @@ struct StartRow {
     wall_to_peer_static_lower_quartile: f64,
     wall_to_peer_static_upper_quartile: f64,
     wall: f64,
-    cpu: f64,
+    cpu: Option<f64>,
     /// With the page cache full, and where a machine can count them.
     instructions: Option<u64>,
     peak: u64,
@@ -54,7 +54,7 @@ impl Row for StartRow {
             floor.to_string(),
             peer_static.to_string(),
             format!("{:.2} ms", self.wall * 1e3),
-            format!("{:.2} ms", self.cpu * 1e3),
+            self.cpu.map_or_else(String::new, |cpu| format!("{:.2} ms", cpu * 1e3)),
             self.instructions.map_or_else(String::new, |count| format!("{:.2} million", count as f64 / 1e6)),
             format!("{} KiB", self.peak),
             self.faults.to_string(),
@@ -117,7 +117,7 @@ fn start(
         wall_to_peer_static_lower_quartile: peer_static.low,
         wall_to_peer_static_upper_quartile: peer_static.high,
         wall: section.sample(program, |start| start.wall)?.median(),
-        cpu: section.sample(program, |start| start.cpu)?.median(),
+        cpu: section.cpu(kind, program)?,
         instructions: instructions.map(|count| count as u64),
         peak: section.sample(program, |start| start.peak)?.median() as u64,
         faults: section.sample(program, |start| start.faults)?.median() as u64,
@@ -202,7 +202,7 @@ mod tests {
         let row = start(Kind::Native, &output, "empty", "sealroot", None).unwrap();
         let cells = row.cells();
         assert_eq!(cells[..2], ["sealroot, cache empty", "1.50 (1.25–1.75)"]);
-        assert_eq!(cells[3..], ["3.00 ms", "1.50 ms", "", "420 KiB", "40", "3"]);
+        assert_eq!(cells[3..], ["3.00 ms", "", "", "420 KiB", "40", "3"]);
         let object = serde_json::to_value(&row).unwrap();
         assert_eq!(object["machine"], "native");
         assert_eq!(object["each_call"]["mount"], 2);
