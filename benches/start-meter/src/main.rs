@@ -1,13 +1,13 @@
-//! Starts programs in turn (A B A B …), each in a mount namespace of its own with the physical root at /sysroot, and
-//! prints what each start took.
+//! Starts programs in turn (A B A B …), and prints what each start took.
 //!
-//! `start-meter ROUNDS warm|cold|count|trace NAME=COMMAND…`: /dev/vda2 is the physical root, /cmdline the kernel command
-//! line; a program of the name NAME gets /cmdline.NAME instead, and /config.NAME as its configuration, where there are
-//! such files. Only `cold` empties the page cache before each start. A line per start: `start NAME WALL_NS CPU_NS PEAK_KIB
-//! FAULTS`, and `report NAME JSON` where the program left a report of sealroot's; with `count`, which does not time, `calls
-//! NAME TOTAL CALL=COUNT,…`; with `trace` a line per system call: `trace NAME CALL BEFORE_NS INSIDE_NS RESULT`, with the
-//! time since the call before it, both with the tracer's stops. The peak is never below what this program itself has in
-//! memory where it starts another one, about 0.5 MiB.
+//! `start-meter ROUNDS warm|cold|count|trace DEVICE|- NAME=COMMAND…`: each start is in a mount namespace of its own with
+//! DEVICE, the physical root, at /sysroot, and with /cmdline as the kernel command line; a program of the name NAME gets
+//! /cmdline.NAME instead, and /config.NAME as its configuration, where there are such files. With `-` a program starts
+//! where this one did. Only `cold` empties the page cache before each start. A line per start: `start NAME WALL_NS CPU_NS
+//! PEAK_KIB FAULTS`, and `report NAME JSON` where the program left a report of sealroot's; with `count`, which does not
+//! time, `calls NAME TOTAL CALL=COUNT,…`; with `trace` a line per system call: `trace NAME CALL BEFORE_NS INSIDE_NS
+//! RESULT`, with the time since the call before it, both with the tracer's stops. The peak is never below what this program
+//! itself has in memory where it starts another one, about 0.5 MiB.
 
 use std::collections::BTreeMap;
 use std::ffi::CString;
@@ -66,7 +66,10 @@ struct Before {
 
 fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let [rounds, what, programs @ ..] = arguments.as_slice() else { return Err("usage: see the source".into()) };
+    let [rounds, what, device, programs @ ..] = arguments.as_slice() else {
+        return Err("usage: start-meter ROUNDS warm|cold|count|trace DEVICE|- NAME=COMMAND…".into());
+    };
+    let device = (device != "-").then_some(device.as_str());
     let what = match what.as_str() {
         "warm" => What::Warm,
         "cold" => What::Cold,
@@ -78,18 +81,19 @@ fn main() -> Result<()> {
         .iter()
         .map(|program| program.split_once('=').ok_or("expected NAME=COMMAND"))
         .collect::<std::result::Result<_, _>>()?;
-    if what != What::Cold {
+    let held = device.filter(|_| what != What::Cold);
+    if let Some(device) = held {
         fs::create_dir_all(HELD)?;
-        mount_physical_root(HELD)?;
+        mount_physical_root(device, HELD)?;
     }
     for _ in 0..rounds.parse::<u32>()? {
         for (name, command) in &programs {
-            in_child(|| start(what, name, command)).map_err(|error| format!("{name}: {error}"))?;
+            in_child(|| start(what, device, name, command)).map_err(|error| format!("{name}: {error}"))?;
         }
         // Whoever comes after a program sees what it leaves behind: not always the same.
         programs.rotate_left(1);
     }
-    if what != What::Cold {
+    if held.is_some() {
         umount2(HELD, MntFlags::MNT_DETACH)?;
     }
     Ok(())
@@ -113,8 +117,10 @@ fn in_child(work: impl FnOnce() -> Result<()>) -> Result<()> {
     }
 }
 
-fn start(what: What, name: &str, command: &str) -> Result<()> {
-    set_up(name)?;
+fn start(what: What, device: Option<&str>, name: &str, command: &str) -> Result<()> {
+    if let Some(device) = device {
+        set_up(device, name)?;
+    }
     if what == What::Cold {
         nix::unistd::sync();
         fs::write("/proc/sys/vm/drop_caches", "3")?;
@@ -139,19 +145,7 @@ fn start(what: What, name: &str, command: &str) -> Result<()> {
     };
     drop(writer);
     if what.stops() {
-        let calls = calls(child)?;
-        if what == What::Trace {
-            for Call { name: call, before, inside, result } in &calls {
-                println!("trace {name} {call} {before} {inside} {result}");
-            }
-            return Ok(());
-        }
-        let mut counts = BTreeMap::new();
-        for call in &calls {
-            *counts.entry(call.name.as_str()).or_insert(0) += 1;
-        }
-        let list: Vec<_> = counts.iter().map(|(call, count)| format!("{call}={count}")).collect();
-        println!("calls {name} {} {}", calls.len(), list.join(","));
+        print_calls(what, name, &calls(child)?);
         return Ok(());
     }
     let (status, usage) = wait(child)?;
@@ -161,7 +155,14 @@ fn start(what: What, name: &str, command: &str) -> Result<()> {
     }
     let mut bytes = [0; 24];
     reader.read_exact(&mut bytes)?;
-    let before = Before::from_bytes(bytes);
+    print_start(name, &Before::from_bytes(bytes), after, &usage);
+    if let Ok(report) = fs::read_to_string(REPORT) {
+        println!("report {name} {}", report.trim_end());
+    }
+    Ok(())
+}
+
+fn print_start(name: &str, before: &Before, after: u64, usage: &libc::rusage) {
     let cpu =
         [usage.ru_utime, usage.ru_stime].map(|time| time.tv_sec as u64 * 1_000_000_000 + time.tv_usec as u64 * 1000);
     let faults = (usage.ru_minflt + usage.ru_majflt) as u64;
@@ -172,14 +173,25 @@ fn start(what: What, name: &str, command: &str) -> Result<()> {
         usage.ru_maxrss,
         faults - before.faults
     );
-    if let Ok(report) = fs::read_to_string(REPORT) {
-        println!("report {name} {}", report.trim_end());
+}
+
+fn print_calls(what: What, name: &str, calls: &[Call]) {
+    if what == What::Trace {
+        for Call { name: call, before, inside, result } in calls {
+            println!("trace {name} {call} {before} {inside} {result}");
+        }
+        return;
     }
-    Ok(())
+    let mut counts = BTreeMap::new();
+    for call in calls {
+        *counts.entry(call.name.as_str()).or_insert(0) += 1;
+    }
+    let list: Vec<_> = counts.iter().map(|(call, count)| format!("{call}={count}")).collect();
+    println!("calls {name} {} {}", calls.len(), list.join(","));
 }
 
 /// What the initrd would look like.
-fn set_up(name: &str) -> Result<()> {
+fn set_up(device: &str, name: &str) -> Result<()> {
     unshare(CloneFlags::CLONE_NEWNS)?;
     let none = None::<&str>;
     // Cut off from the others, then shared again, as systemd has it.
@@ -188,7 +200,7 @@ fn set_up(name: &str) -> Result<()> {
     mount(Some("run"), "/run", Some("tmpfs"), MsFlags::empty(), Some("mode=755"))?;
     fs::create_dir_all("/run/systemd")?;
     fs::create_dir_all("/sysroot")?;
-    mount_physical_root("/sysroot")?;
+    mount_physical_root(device, "/sysroot")?;
     let cmdline = format!("/cmdline.{name}");
     let cmdline = if fs::exists(&cmdline)? { &cmdline } else { "/cmdline" };
     mount(Some(cmdline), "/proc/cmdline", none, MsFlags::MS_BIND, none)?;
@@ -199,8 +211,8 @@ fn set_up(name: &str) -> Result<()> {
     Ok(())
 }
 
-fn mount_physical_root(point: &str) -> Result<()> {
-    Ok(mount(Some("/dev/vda2"), point, Some("ext4"), MsFlags::empty(), None::<&str>)?)
+fn mount_physical_root(device: &str, point: &str) -> Result<()> {
+    Ok(mount(Some(device), point, Some("ext4"), MsFlags::empty(), None::<&str>)?)
 }
 
 impl Before {
