@@ -44,12 +44,12 @@ impl Kind {
         format!("{disk}{number}")
     }
 
-    /// How many processors a machine with this kernel may have, in the order of measuring.
-    pub fn processors(self, kernel: &str) -> &'static [u32] {
+    /// How many processors the machines have, one after the other. Two of a native machine take longer than one: each waits
+    /// for the other in the scheduler of this machine.
+    pub fn processors(self) -> &'static [u32] {
         match self {
-            // User Mode Linux was for one only then.
-            Self::Native if kernel == "6.12" => &[1],
-            Self::Native | Self::Emulated => &[1, 2],
+            Self::Native => &[1],
+            Self::Emulated => &[1, 2],
         }
     }
 
