@@ -1,4 +1,5 @@
-//! What `tests/instructions/run` counts: one part of what the boot program does before it mounts anything, done once.
+//! What the tests `instructions::` of `tests/machines` count: one part of what the boot program does before it mounts
+//! anything, done once.
 //!
 //! `instructions PART TIMES` prepares the inputs of a part and carries it out (TIMES is 1) or leaves it out (0): the
 //! difference is what the part takes, of memory too, as at a boot. Nothing here reads a file of the machine, and

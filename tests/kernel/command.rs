@@ -11,10 +11,10 @@ use crate::disk::{self, Disk};
 use crate::lab::{self, Lab, SYSROOT, mount_at, write};
 
 /// Where `qemu/runner` puts it.
-const COMMAND: &str = "/usr/bin/sealroot";
+pub const COMMAND: &str = "/usr/bin/sealroot";
 
 /// Runs it and gives its exit status and the `result` of its answer.
-fn ask(arguments: &[&str]) -> (i32, Value) {
+pub fn ask(arguments: &[&str]) -> (i32, Value) {
     run(&mut Command::new(COMMAND), arguments)
 }
 

@@ -6,8 +6,7 @@ use std::fs::{self, File};
 use std::io::{Seek, SeekFrom};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock};
 
 use nix::errno::Errno;
 use nix::kmod;
@@ -15,6 +14,7 @@ use nix::mount::{MntFlags, MsFlags, umount2};
 
 use crate::expect::loop_devices;
 use crate::lab::{Lab, PROGRAM, mount_at};
+use crate::loops::{self, Access};
 use crate::raw;
 
 /// Size of a block of the disk's filesystem, of fs-verity, and of everything else here.
@@ -24,7 +24,7 @@ pub const DISK_FILE: &str = "/run/lab/disk.img";
 pub const DISK: &str = "/run/lab/disk";
 
 /// A disk of `qemu/fixture`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Disk {
     Ext4,
     Btrfs,
@@ -37,16 +37,20 @@ pub enum Disk {
 }
 
 impl Disk {
-    /// Its type, its file below the fixture's folder, and what it is in `qemu/runner`'s machine.
-    fn names(self) -> [&'static str; 3] {
+    /// Its type, its file below the fixture's folder, and its letter among a test machine's disks.
+    fn names(self) -> (&'static str, &'static str, char) {
         match self {
-            Self::Ext4 => ["ext4", "disk", "/dev/vda"],
-            Self::Btrfs => ["btrfs", "btrfs", "/dev/vdb"],
-            Self::PlainExt4 => ["ext4", "plain", "/dev/vdc"],
-            Self::Xfs => ["xfs", "xfs", "/dev/vdd"],
-            Self::F2fs => ["f2fs", "f2fs", "/dev/vde"],
-            Self::Tiny => ["ext4", "tiny", "/dev/vdf"],
+            Self::Ext4 => ("ext4", "disk", 'a'),
+            Self::Btrfs => ("btrfs", "btrfs", 'b'),
+            Self::PlainExt4 => ("ext4", "plain", 'c'),
+            Self::Xfs => ("xfs", "xfs", 'd'),
+            Self::F2fs => ("f2fs", "f2fs", 'e'),
+            Self::Tiny => ("ext4", "tiny", 'f'),
         }
+    }
+
+    pub fn filesystem(self) -> &'static str {
+        self.names().0
     }
 }
 
@@ -55,45 +59,91 @@ pub struct Fixture {
     folder: Option<PathBuf>,
     pub values: BTreeMap<String, String>,
     pub program: Vec<u8>,
+    contents: Mutex<BTreeMap<Disk, Content>>,
 }
 
-pub fn fixture() -> Option<&'static Fixture> {
-    static FIXTURE: OnceLock<Option<Fixture>> = OnceLock::new();
-    FIXTURE
-        .get_or_init(|| {
-            let folder = env::var_os("SEALROOT_FIXTURE").map(PathBuf::from);
-            let values = folder.as_ref().map_or("/fixture.env".into(), |folder| folder.join("env"));
-            let text = fs::read_to_string(values).ok()?;
-            let pairs = text.lines().filter_map(|line| line.split_once('='));
-            let program = if folder.is_some() { env!("CARGO_BIN_EXE_sealroot-initrd") } else { PROGRAM };
-            Some(Fixture {
-                folder,
-                values: pairs.map(|(name, value)| (name.into(), value.into())).collect(),
-                program: fs::read(program).expect("the boot program"),
-            })
-        })
-        .as_ref()
+/// A test without a fixture fails: it shows nothing.
+pub fn fixture() -> &'static Fixture {
+    static FIXTURE: OnceLock<Fixture> = OnceLock::new();
+    FIXTURE.get_or_init(|| {
+        let folder = env::var_os("SEALROOT_FIXTURE").map(PathBuf::from);
+        let values = folder.as_ref().map_or("/fixture.env".into(), |folder| folder.join("env"));
+        let text = fs::read_to_string(&values).unwrap_or_else(|error| {
+            panic!(
+                "no {}: {error}: these tests run as root in a test machine, or with SEALROOT_FIXTURE=$(qemu/fixture)",
+                values.display()
+            )
+        });
+        let pairs = text.lines().filter_map(|line| line.split_once('='));
+        let program = if folder.is_some() { env!("CARGO_BIN_EXE_sealroot-initrd") } else { PROGRAM };
+        Fixture {
+            folder,
+            values: pairs.map(|(name, value)| (name.into(), value.into())).collect(),
+            program: fs::read(program).expect("the boot program"),
+            contents: Mutex::default(),
+        }
+    })
 }
 
 impl Fixture {
     /// Puts a copy of a disk at [`DISK_FILE`], with holes where it is empty.
     pub fn copy(&self, disk: Disk) {
-        let [_, name, device] = disk.names();
-        let source = self.folder.as_ref().map_or(device.into(), |folder| folder.join(name));
-        let mut source = File::open(source).expect("the fixture's disk");
+        let mut contents = self.contents.lock().unwrap();
+        contents.entry(disk).or_insert_with(|| Content::read(&self.source(disk))).write();
+    }
+
+    fn source(&self, disk: Disk) -> PathBuf {
+        let (_, name, letter) = disk.names();
+        self.folder.as_ref().map_or_else(|| device(letter), |folder| folder.join(name))
+    }
+}
+
+/// What a disk holds. The fixture's are read once: every test gets a copy, and a device that nobody has open is not
+/// cached.
+pub struct Content {
+    size: u64,
+    /// Where each run of blocks that are not all zeros begins, and the run.
+    extents: Vec<(u64, Vec<u8>)>,
+}
+
+impl Content {
+    pub fn read(path: &Path) -> Self {
+        let mut source = File::open(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
         let size = source.seek(SeekFrom::End(0)).unwrap();
-        let copy = File::create(DISK_FILE).unwrap();
-        copy.set_len(size).unwrap();
-        let mut chunk = vec![0; 64 * BLOCK as usize];
-        let zeros = chunk.clone();
-        for offset in (0..size).step_by(chunk.len()) {
-            let chunk = &mut chunk[..(size - offset).min(64 * BLOCK) as usize];
-            source.read_exact_at(chunk, offset).unwrap();
-            if *chunk != zeros[..chunk.len()] {
-                copy.write_all_at(chunk, offset).unwrap();
+        let mut extents: Vec<(u64, Vec<u8>)> = Vec::new();
+        let mut chunk = vec![0; 256 * BLOCK as usize];
+        for start in (0..size).step_by(chunk.len()) {
+            let chunk = &mut chunk[..(size - start).min(256 * BLOCK) as usize];
+            source.read_exact_at(chunk, start).unwrap();
+            for (offset, block) in (start..).step_by(BLOCK as usize).zip(chunk.chunks(BLOCK as usize)) {
+                if *block == [0; BLOCK as usize] {
+                    continue;
+                }
+                match extents.last_mut() {
+                    Some((begin, extent)) if *begin + extent.len() as u64 == offset => extent.extend(block),
+                    _ => extents.push((offset, block.to_vec())),
+                }
             }
         }
+        Self { size, extents }
     }
+
+    /// Puts it at [`DISK_FILE`].
+    pub fn write(&self) -> File {
+        let disk = File::create(DISK_FILE).unwrap();
+        disk.set_len(self.size).unwrap();
+        for (offset, extent) in &self.extents {
+            disk.write_all_at(extent, *offset).unwrap();
+        }
+        disk
+    }
+}
+
+/// A disk of the machine: a native one and an emulated one name them differently.
+fn device(letter: char) -> PathBuf {
+    let names = ["/dev/ubd", "/dev/vd"].map(|name| format!("{name}{letter}"));
+    let found = names.iter().find(|name| Path::new(name).exists());
+    found.unwrap_or_else(|| panic!("no disk: expected one of {names:?}")).into()
 }
 
 /// What the disk has at this moment.
@@ -116,10 +166,14 @@ pub fn load_more_modules() {
 
 impl Lab {
     pub fn attach(&self) {
-        let [filesystem, ..] = self.disk.names();
-        let status = Command::new("mount").args(["-t", filesystem, "-o", "loop", DISK_FILE, DISK]).status().unwrap();
-        assert!(status.success(), "mount the disk");
-        *self.loop_devices.lock().unwrap() = loop_devices();
+        self.mount_disk(Access::Writable);
+        *self.loop_devices.lock().unwrap() = loop_devices().count();
+    }
+
+    fn mount_disk(&self, access: Access) {
+        let (device, _until_mounted) = loops::until_unused(DISK_FILE, access);
+        let flags = if access == Access::ReadOnly { MsFlags::MS_RDONLY } else { MsFlags::empty() };
+        mount_at(device.to_str().unwrap(), DISK, Some(self.disk.filesystem()), flags);
     }
 
     pub fn detach(&self) {
@@ -136,9 +190,7 @@ impl Lab {
     /// Has the disk on a device that nobody can write to.
     pub fn protect(&self) {
         self.detach();
-        let [filesystem, ..] = self.disk.names();
-        let status = Command::new("mount").args(["-t", filesystem, "-o", "loop,ro", DISK_FILE, DISK]).status().unwrap();
-        assert!(status.success(), "mount the disk");
+        self.mount_disk(Access::ReadOnly);
     }
 
     /// Makes the physical root's filesystem read-only, as `ro` on the command line does.

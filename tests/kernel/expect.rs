@@ -1,12 +1,13 @@
 //! What must have come of a run of the boot program.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
+use std::fs::{self, File, Metadata};
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::io::Read;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sealroot::mount::mountinfo;
 use serde_json::Value;
@@ -74,6 +75,17 @@ impl Lab {
         assert_eq!((run.ending.reboot, run.ending.waited), (reboot_command("halt"), 0));
     }
 
+    /// As [`Lab::expect_refused`], with whatever reason one of the steps has; gives the step.
+    pub fn expect_refused_somewhere(&self, run: &Run) -> String {
+        assert_eq!(run.status, Some(1), "{run:?}");
+        let reason = self.report()["reason"].as_str().unwrap_or_else(|| panic!("{run:?}")).to_owned();
+        self.expect_refused(run, &reason);
+        let stage = reason.split(':').next().unwrap();
+        let stages = ["find", "measure", "look-inside", "objects", "mount", "assemble", "prove"];
+        assert!(stages.contains(&stage), "{reason}");
+        stage.to_owned()
+    }
+
     fn expect_line(&self, run: &Run, message: &str) {
         assert_eq!((run.status, run.stderr.as_str()), (Some(1), ""), "{run:?}");
         assert_eq!(lines(run, 3), [format!("boot refused: {}", with_errors(message))], "{run:?}");
@@ -98,13 +110,7 @@ impl Lab {
     /// Expects this many loop devices more than before the first run. One may go a little after its last use.
     pub fn expect_loop_devices(&self, more: usize) {
         let expected = more + *self.loop_devices.lock().unwrap();
-        for _ in 0..50 {
-            if loop_devices() == expected {
-                return;
-            }
-            thread::sleep(Duration::from_millis(100));
-        }
-        assert_eq!(loop_devices(), expected);
+        wait_until(&format!("there are {expected} loop devices"), || loop_devices().count() == expected);
     }
 
     pub fn report(&self) -> Value {
@@ -146,10 +152,19 @@ fn reboot_command(action: &str) -> Option<u32> {
     }
 }
 
-/// The loop devices that are a view of a file.
-pub fn loop_devices() -> usize {
+/// The files that loop devices are a view of, as the kernel names them.
+pub fn loop_devices() -> impl Iterator<Item = String> {
     let entries = fs::read_dir("/sys/block").unwrap().map(|entry| entry.unwrap());
-    entries.filter(|entry| entry.path().join("loop/backing_file").exists()).count()
+    entries.filter_map(|entry| fs::read_to_string(entry.path().join("loop/backing_file")).ok())
+}
+
+/// Looks again and again for what the kernel does a little after its last use of something. Nothing tells when.
+pub fn wait_until(what: &str, is_so: impl Fn() -> bool) {
+    let started = Instant::now();
+    while !is_so() {
+        assert!(started.elapsed() < Duration::from_secs(10), "expected that {what}");
+        thread::sleep(Duration::from_millis(1));
+    }
 }
 
 /// Every mount that the test sees.
@@ -164,6 +179,8 @@ pub type Snapshot = BTreeMap<PathBuf, Result<String, i32>>;
 pub fn snapshot() -> Snapshot {
     let mut found = BTreeMap::new();
     let mut pending = vec![PathBuf::from(SYSROOT)];
+    // Thousands of small files are read, and each system call costs.
+    let mut content = Vec::with_capacity(1 << 20);
     while let Some(folder) = pending.pop() {
         let entries = match fs::read_dir(&folder) {
             Ok(entries) => entries,
@@ -183,21 +200,23 @@ pub fn snapshot() -> Snapshot {
             if ["etc", "var", "sysroot"].iter().any(|name| path == Path::new(SYSROOT).join(name)) {
                 continue;
             }
-            let description = describe(&path).map_err(|error| error.raw_os_error().unwrap());
-            if path.is_dir() && !path.is_symlink() {
+            let metadata = fs::symlink_metadata(&path);
+            if metadata.as_ref().is_ok_and(|metadata| metadata.is_dir()) {
                 pending.push(path.clone());
             }
-            found.insert(path, description);
+            let description = metadata.and_then(|metadata| describe(&path, &metadata, &mut content));
+            found.insert(path, description.map_err(|error| error.raw_os_error().unwrap()));
         }
     }
     found
 }
 
-fn describe(path: &Path) -> std::io::Result<String> {
-    let metadata = fs::symlink_metadata(path)?;
+fn describe(path: &Path, metadata: &Metadata, content: &mut Vec<u8>) -> std::io::Result<String> {
     let mut hasher = DefaultHasher::new();
     if metadata.is_file() {
-        fs::read(path)?.hash(&mut hasher);
+        content.clear();
+        File::open(path)?.take(u64::MAX).read_to_end(content)?;
+        content.hash(&mut hasher);
     } else if metadata.is_symlink() {
         fs::read_link(path)?.hash(&mut hasher);
     } else {
@@ -205,4 +224,20 @@ fn describe(path: &Path) -> std::io::Result<String> {
     }
     let (user, group) = (metadata.uid(), metadata.gid());
     Ok(format!("{:o} {user}:{group} {} {:x}", metadata.mode(), metadata.len(), hasher.finish()))
+}
+
+/// Everything that is there is as in the reference, or an error; what is not there is below an error. Returns the
+/// first error.
+pub fn expect_no_wrong_content(found: &Snapshot, reference: &Snapshot) -> Option<i32> {
+    for (path, description) in found {
+        if description.is_ok() {
+            assert_eq!(reference.get(path), Some(description), "{}", path.display());
+        }
+    }
+    let is_error = |path: &Path| found.get(path).is_some_and(Result::is_err);
+    for path in reference.keys().filter(|path| !found.contains_key(*path)) {
+        let explained = path.ancestors().any(|folder| is_error(folder) || is_error(&folder.join("…")));
+        assert!(explained, "{} is missing", path.display());
+    }
+    found.values().find_map(|description| description.as_ref().err().copied())
 }

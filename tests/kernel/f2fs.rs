@@ -1,4 +1,4 @@
-//! Physical roots on f2fs, which Debian's kernels for virtual machines do not have. These tests run on one that has it.
+//! Physical roots on f2fs, which the native kernels have, and of Debian's kernels all but those for virtual machines.
 
 use nix::mount::{MsFlags, mount};
 

@@ -97,6 +97,11 @@ pub trait Kernel: Send {
         None
     }
 
+    /// The error of asking for a filesystem by its type.
+    fn open_filesystem(&mut self, _filesystem: &str) -> Option<i32> {
+        None
+    }
+
     /// The error of creating a filesystem.
     fn create(&mut self, _: &Creation<'_>) -> Option<i32> {
         None
@@ -289,7 +294,7 @@ impl Caller<'_> {
                 self.filesystem = process.text(first);
                 self.options.clear();
                 self.has_detached_layer = false;
-                Answer::GoOn
+                fail(self.kernel.open_filesystem(&self.filesystem))
             }
             libc::SYS_fsconfig if second == CREATE => {
                 let source = self.options.iter().find(|(key, _)| key == "source");

@@ -2,55 +2,36 @@
 //! missing.
 
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::thread;
-use std::time::Duration;
-
-use nix::kmod;
+use std::path::Path;
 
 use crate::kernel::{Creation, Kernel, Release};
 use crate::lab::{self, Run};
 use crate::releases::features;
 
-/// Takes a module out of the kernel until the value is gone.
-struct WithoutModule(PathBuf);
+/// A kernel without a filesystem, as if it were a module that nobody put into the initramfs.
+struct Lacks(&'static str);
 
-impl WithoutModule {
-    fn new(name: &str) -> Self {
-        let mut files = fs::read_dir("/modules").unwrap().map(|entry| entry.unwrap().path());
-        let file = files.find(|file| file.to_str().unwrap().ends_with(&format!("-{name}.ko"))).unwrap();
-        let c_name = std::ffi::CString::new(name).unwrap();
-        for _ in 0..100 {
-            // What another test mounted may take a moment to go.
-            match kmod::delete_module(&c_name, kmod::DeleteModuleFlags::O_NONBLOCK) {
-                Ok(()) => return Self(file),
-                Err(nix::errno::Errno::EWOULDBLOCK) => thread::sleep(Duration::from_millis(50)),
-                Err(error) => panic!("{name}: {error}"),
-            }
-        }
-        panic!("{name}: still in use");
-    }
-}
-
-impl Drop for WithoutModule {
-    fn drop(&mut self) {
-        let file = fs::File::open(&self.0).unwrap();
-        kmod::finit_module(&file, c"", kmod::ModuleInitFlags::empty()).unwrap();
+impl Kernel for Lacks {
+    fn open_filesystem(&mut self, filesystem: &str) -> Option<i32> {
+        (filesystem == self.0).then_some(libc::ENODEV)
     }
 }
 
 #[test]
-fn modules_that_are_not_in_the_initramfs() {
-    for (module, symbol) in [("erofs", "CONFIG_EROFS_FS"), ("overlay", "CONFIG_OVERLAY_FS")] {
+fn filesystems_that_are_missing() {
+    for (filesystem, symbol) in [("erofs", "CONFIG_EROFS_FS"), ("overlay", "CONFIG_OVERLAY_FS")] {
         lab::with("sha512", move |lab| {
-            let _without = WithoutModule::new(module);
-            let message = format!(
-                "mount: {module}: open: expected the module '{module}' in the initramfs (the dracut module 'sealroot' \
-                 puts it there) or {symbol}=y, found neither: <errno 19>"
-            );
-            lab.expect_refused(&lab.boot(), &message);
+            lab.expect_refused(&lab.boot_on(&mut Lacks(filesystem)), &missing(filesystem, symbol));
         });
     }
+}
+
+/// The refusal where the kernel lacks a filesystem.
+pub fn missing(filesystem: &str, symbol: &str) -> String {
+    format!(
+        "mount: {filesystem}: open: expected the module '{filesystem}' in the initramfs (the dracut module 'sealroot' \
+         puts it there) or {symbol}=y, found neither: <errno 19>"
+    )
 }
 
 /// Linux 6.5: overlayfs says at the option itself that it does not verify, not at the end as before.

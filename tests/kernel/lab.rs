@@ -1,6 +1,5 @@
 //! A place to run the boot program in: a mount namespace, a disk, a command line, and what came of it.
 
-use std::env;
 use std::fs::{self, File};
 use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
@@ -14,6 +13,7 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 
 use crate::disk::{self, DISK, Disk, Fixture};
+use crate::expect::{loop_devices, wait_until};
 use crate::kernel::{self, Ending, Kernel, Running};
 use crate::raw;
 
@@ -41,26 +41,26 @@ pub struct Run {
 }
 
 /// Runs a test on a fresh disk whose repository uses `algorithm` (`sha512`, `sha256`).
-pub fn with(algorithm: &'static str, test: impl FnOnce(&Lab) + Send + 'static) {
-    with_disk(Disk::Ext4, algorithm, test);
+pub fn with<T: Send + 'static>(algorithm: &'static str, test: impl FnOnce(&Lab) -> T + Send + 'static) -> T {
+    with_disk(Disk::Ext4, algorithm, test)
 }
 
 /// As [`with`], on another disk than the usual one.
-pub fn with_disk(disk: Disk, algorithm: &'static str, test: impl FnOnce(&Lab) + Send + 'static) {
-    let Some(fixture) = disk::fixture() else {
-        assert!(env::var_os("SEALROOT_NO_SKIP").is_none(), "no fixture: this test must not be skipped");
-        println!("skipped: no /fixture.env (run through qemu/runner, or set SEALROOT_FIXTURE)");
-        return;
-    };
+pub fn with_disk<T: Send + 'static>(
+    disk: Disk,
+    algorithm: &'static str,
+    test: impl FnOnce(&Lab) -> T + Send + 'static,
+) -> T {
+    let fixture = disk::fixture();
     // A thread of its own has a mount namespace of its own, which goes when it ends.
     let thread = thread::spawn(move || {
         let lab = Lab { disk, algorithm, fixture, loop_devices: Mutex::new(0) };
         lab.set_up();
-        test(&lab);
+        let result = test(&lab);
+        lab.tear_down();
+        result
     });
-    if let Err(failure) = thread.join() {
-        panic::resume_unwind(failure);
-    }
+    thread.join().unwrap_or_else(|failure| panic::resume_unwind(failure))
 }
 
 pub fn mount_at(source: &str, target: &str, kind: Option<&str>, flags: MsFlags) {
@@ -87,8 +87,16 @@ impl Lab {
             disk::load_more_modules();
         }
         self.fixture.copy(self.disk);
+        wait_until("the disk of the test before is gone", || !loop_devices().any(|file| file.contains("disk.img")));
         self.attach();
         self.command_line(&self.karg("V1"));
+    }
+
+    /// What is left is unmounted at once. When a namespace goes, the kernel does it some time later.
+    fn tear_down(&self) {
+        while umount2(SYSROOT, MntFlags::MNT_DETACH).is_ok() {}
+        // A test may have unmounted it, or mount something on it.
+        let _ = umount2(DISK, MntFlags::empty());
     }
 
     /// A value that the fixture tells: `V1`, `OTHER`, `OBJECT_INIT`.
@@ -121,7 +129,8 @@ impl Lab {
 
     /// The path of something on the physical root.
     pub fn path(&self, path: &str) -> PathBuf {
-        Path::new(DISK).join(self.algorithm).join(path)
+        let root = if self.disk == Disk::Tiny { "" } else { self.algorithm };
+        Path::new(DISK).join(root).join(path)
     }
 
     /// The path of the booted image's name in the repository.

@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
 
 use miniserde::Serialize;
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{FsOpenFlags, fsconfig_create, fsconfig_set_fd, fsconfig_set_string, fsopen};
 use sealroot::mount::KernelFeatures;
@@ -117,15 +117,19 @@ fn erofs_from_a_file(context: &OwnedFd, directory: &OwnedFd) -> Result<bool, Err
     Ok(!matches!(fsconfig_create(context.as_fd()), Err(Errno::NOTBLK)))
 }
 
-/// A file that a repository has, else one without a name: nothing is left of it.
+/// A file that a repository has, else one without a name: nothing is left of it. The kernel opens it again, and would
+/// wait for the writer of a FIFO.
 fn file_to_try(directory: &OwnedFd) -> Result<OwnedFd, Errno> {
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    rustix::fs::openat(directory, "meta.json", flags, Mode::empty()).or_else(|_| {
-        let flags = OFlags::RDWR | OFlags::TMPFILE | OFlags::CLOEXEC;
-        let file = rustix::fs::openat(directory, ".", flags, Mode::RUSR)?;
-        rustix::fs::ftruncate(&file, 4096)?;
-        Ok(file)
-    })
+    if let Ok(file) = rustix::fs::openat(directory, "meta.json", flags, Mode::empty())
+        && FileType::from_raw_mode(rustix::fs::fstat(&file)?.st_mode) == FileType::RegularFile
+    {
+        return Ok(file);
+    }
+    let flags = OFlags::RDWR | OFlags::TMPFILE | OFlags::CLOEXEC;
+    let file = rustix::fs::openat(directory, ".", flags, Mode::RUSR)?;
+    rustix::fs::ftruncate(&file, 4096)?;
+    Ok(file)
 }
 
 /// fs-verity on the filesystem of a directory, which is something without it where there is fs-verity.

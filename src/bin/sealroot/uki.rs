@@ -94,6 +94,10 @@ pub fn run(arguments: &UkiArguments) -> Result<UkiVerdict, Failure> {
 
 fn read(path: &Path) -> Result<Vec<u8>, PeError> {
     let file = measure::open(path).map_err(PeError::Read)?;
+    let size = file.metadata().map_err(PeError::Read)?.len();
+    if size > MAX_SIZE {
+        return Err(PeError::TooLong(size));
+    }
     let mut content = Vec::new();
     file.take(MAX_SIZE + 1).read_to_end(&mut content).map_err(PeError::Read)?;
     if content.len() as u64 > MAX_SIZE {

@@ -2,7 +2,7 @@
 
 use std::env;
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
 
@@ -38,19 +38,28 @@ pub enum Need {
     Qemu,
     /// QEMU for arm64.
     QemuArm,
+    /// What counts instructions.
+    Valgrind,
+    /// Another program that computes digests.
+    Fsverity,
 }
 
 impl Need {
     fn is_there(self) -> bool {
-        let program = |name: &str| {
-            env::var_os("PATH").is_some_and(|path| env::split_paths(&path).any(|folder| folder.join(name).is_file()))
-        };
+        let program = |name: &str| find_program(name).is_some();
         match self {
             Self::Root => nix::unistd::geteuid().is_root(),
             Self::Qemu => program("qemu-system-x86_64") && Path::new("/usr/share/OVMF").is_dir(),
             Self::QemuArm => program("qemu-system-aarch64"),
+            Self::Valgrind => program("valgrind"),
+            Self::Fsverity => program("fsverity"),
         }
     }
+}
+
+/// Where a program of this machine is.
+pub fn find_program(name: &str) -> Option<PathBuf> {
+    env::split_paths(&env::var_os("PATH")?).map(|folder| folder.join(name)).find(|file| file.is_file())
 }
 
 /// One test. Its name is `part::machine::case`; what it returns is a line about what was seen.

@@ -1,7 +1,11 @@
 //! The tests, by part.
 
 pub mod boot;
+mod command;
+mod dracut;
 pub mod guest;
+mod instructions;
+mod uki;
 
 use anyhow::Result;
 
@@ -22,6 +26,9 @@ pub fn all(tier: Tier, filter: Option<&str>) -> Result<Vec<Trial>> {
         if wanted(part) {
             trials.extend(boot::trials(part));
         }
+    }
+    for trials_of in [command::trials, dracut::trials, instructions::trials, uki::trials] {
+        trials.extend(trials_of());
     }
     trials.retain(|trial| trial.is_in(tier));
     Ok(trials)

@@ -1,0 +1,18 @@
+//! The command `sealroot`, as far as that needs no machine: digests, images, how it answers. Neither root nor fs-verity is
+//! needed; the images are those of `qemu/golden`. What needs fs-verity or a sealed system is in `tests/kernel`; what
+//! needs root or unified kernel images is in `tests/machines`.
+
+#![allow(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test stops at the first surprise"
+)]
+
+mod digests;
+mod documented;
+mod golden;
+mod images;
+mod manners;
+mod run;
