@@ -1,5 +1,6 @@
 //! Measures sealroot's programs beside others that do the same, in turn (A B A B …), and prints tables for the README.
 
+mod affinity;
 mod boot;
 mod cache;
 mod digest;
