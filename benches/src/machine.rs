@@ -9,6 +9,8 @@ use machines::builders;
 use machines::guest::{self, Guest};
 use machines::native::Drive;
 
+use crate::affinity::Pinned;
+
 /// The two kinds of machine: what hashing costs, for one, is very different in them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Kind {
@@ -44,18 +46,29 @@ impl Kind {
         format!("{disk}{number}")
     }
 
-    /// How many processors a machine with this kernel may have, in the order of measuring.
-    pub fn processors(self, kernel: &str) -> &'static [u32] {
+    /// How many processors the machines have, one after the other. Two of a native machine gain nothing: they spend it on
+    /// waking each other.
+    pub fn processors(self) -> &'static [u32] {
         match self {
-            // User Mode Linux was for one only then.
-            Self::Native if kernel == "6.12" => &[1],
-            Self::Native | Self::Emulated => &[1, 2],
+            Self::Native => &[1],
+            Self::Emulated => &[1, 2],
         }
     }
 
     /// Whether it knows how long a process had a processor: a native one counts ticks of 10 ms, longer than most starts.
     pub fn times_processes(self) -> bool {
         self == Self::Emulated
+    }
+
+    /// What holds for as long as one of its machines runs, and the value lives: a native one has a processor for itself.
+    ///
+    /// # Errors
+    /// The kernel does not allow it.
+    pub fn pinned(self) -> Result<Option<Pinned>> {
+        match self {
+            Self::Native => Pinned::to_one().map(Some),
+            Self::Emulated => Ok(None),
+        }
     }
 
     fn guest(self, kernel: &str) -> guest::Kind {
@@ -111,6 +124,7 @@ impl Job<'_> {
             instruction_clock: self.clock == Clock::Instructions,
             ..Guest::new(self.kind.guest(self.kernel), log)
         };
+        let _pinned = self.kind.pinned()?;
         let output = guest.run(&["sh", "-ec", script], &mut guest::silently)?;
         ensure!(
             output.status == 0,

@@ -1,5 +1,6 @@
 //! Measures sealroot's programs beside others that do the same, in turn (A B A B …), and prints tables for the README.
 
+mod affinity;
 mod boot;
 mod cache;
 mod digest;
@@ -60,8 +61,8 @@ enum Machines {
 enum Part {
     /// `sealroot digest`, `fsverity digest` and `openssl dgst` on this machine itself, with one and with two processors
     Digest,
-    /// `sealroot verify --all` and composefs-rs's check of a repository, with one and with two processors, the page
-    /// cache empty and full
+    /// `sealroot verify --all` and composefs-rs's check of a repository, the page cache empty and full, with one processor
+    /// and emulated also with two
     Verify,
     /// The boot program, the peer composefs-setup-root (default build and static build) and a floor that makes the
     /// system calls of the mount and checks nothing, the page cache full and empty. Instructions are those of the
@@ -69,7 +70,7 @@ enum Part {
     /// nor CPU times have what the kernel does in threads of its own, such as hashing what was read from the disk
     Start,
     /// The boot program with each `check` on images of 10 to 1,000,000 files, the page cache empty and full, with one
-    /// and with two processors; `check = "objects"` a third as often
+    /// processor and emulated also with two; `check = "objects"` a third as often
     Growth,
     /// From the machine's start to switch-root, and reading files back afterwards: a sealed root, the same Debian on
     /// dm-verity, and on plain ext4; emulated under firmware with Secure Boot and with Debian's own kernel

@@ -1,5 +1,4 @@
-//! `sealroot verify --all` and composefs-rs's check of a repository (what `cfsctl fsck` calls), with one and with two
-//! processors, the page cache empty and full.
+//! `sealroot verify --all` and composefs-rs's check of a repository (what `cfsctl fsck` calls), the page cache empty and full.
 
 use std::time::Duration;
 
@@ -59,7 +58,7 @@ pub fn bench(kind: Kind, kernel: &str, pairs: u32) -> Result<Vec<Table>> {
     let mut rows = Vec::new();
     let mut data_rows = Vec::new();
     let (mut checked, mut release) = (String::new(), String::new());
-    for &cpus in kind.processors(kernel) {
+    for &cpus in kind.processors() {
         let job = Job {
             kind,
             kernel,

@@ -72,6 +72,7 @@ fn boot(kind: Kind, kernel: &str, root: Root) -> Result<Boot> {
         }
     };
     let log = builders::logs("benches")?.join(format!("boot-{}-{}", kind.key(), root.name()));
+    let _pinned = kind.pinned()?;
     let mut watch = Watch::new();
     let ended = process::run(command, LIMIT, &mut File::create(&log)?, &mut watch)?;
     let well = matches!(ended, Ended::Exited(status) if ExitStatus::success(&status));

@@ -54,7 +54,7 @@ pub fn bench(kind: Kind, kernel: &str, starts: u32) -> Result<Vec<Table>> {
     let (often, seldom) = (programs(&["digest", "image", "cat"]), programs(&["objects"]));
     let mut places = Vec::new();
     let mut release = String::new();
-    for &cpus in kind.processors(kernel) {
+    for &cpus in kind.processors() {
         eprintln!("starting with {cpus} CPU …");
         let copy = Disk::copy_of(&disk)?;
         let (files, disk) = (files.clone(), Drive { file: copy.path(), writable: true });
