@@ -62,6 +62,7 @@ fn upper_case_and_repeated_kargs() {
 fn the_first_image_that_exists() {
     lab::with("sha512", |lab| {
         lab.command_line(&format!("{} {}", lab.karg("V2"), lab.karg("V1")));
+        lab.config(lab::ALTERNATIVES);
         fs::remove_file(lab.path("composefs/images").join(lab.value("V2"))).unwrap();
         lab.expect_sealed(&lab.boot(), lab.value("V1"));
     });
@@ -71,6 +72,7 @@ fn the_first_image_that_exists() {
 fn both_kargs_prefer_the_first() {
     lab::with("sha512", |lab| {
         lab.command_line(&format!("{} {}", lab.karg("V2"), lab.karg("V1")));
+        lab.config(lab::ALTERNATIVES);
         lab.expect_sealed(&lab.boot(), lab.value("V2"));
     });
 }

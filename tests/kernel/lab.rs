@@ -20,6 +20,9 @@ use crate::raw;
 pub const SYSROOT: &str = "/sysroot";
 pub const PROGRAM: &str = "/usr/lib/sealroot/sealroot-initrd";
 
+/// Several digests on the command line are fine: the first whose image exists.
+pub const ALTERNATIVES: &str = "[policy]\nalternatives = \"first-existing\"\n";
+
 /// One test's machine.
 pub struct Lab {
     pub disk: Disk,

@@ -32,6 +32,7 @@ fn image_missing() {
 fn both_images_missing() {
     lab::with("sha512", |lab| {
         lab.command_line(&format!("{} {}", lab.karg("V2"), lab.karg("V1")));
+        lab.config(lab::ALTERNATIVES);
         for image in ["V1", "V2"] {
             fs::remove_file(lab.path("composefs/images").join(lab.value(image))).unwrap();
         }
@@ -83,6 +84,7 @@ fn image_swapped_for_another_good_one() {
 fn a_wrong_image_is_not_skipped() {
     lab::with("sha512", |lab| {
         lab.command_line(&format!("{} {}", lab.karg("V2"), lab.karg("V1")));
+        lab.config(lab::ALTERNATIVES);
         let wrong = lab.path("composefs/images").join(lab.value("V2"));
         fs::remove_file(&wrong).unwrap();
         symlink(fs::read_link(lab.image_path()).unwrap(), wrong).unwrap();
@@ -97,6 +99,7 @@ fn a_wrong_image_is_not_skipped() {
 fn a_dangling_link_is_not_skipped() {
     lab::with("sha512", |lab| {
         lab.command_line(&format!("{} {}", lab.karg("V2"), lab.karg("V1")));
+        lab.config(lab::ALTERNATIVES);
         let dangling = lab.path("composefs/images").join(lab.value("V2"));
         fs::remove_file(&dangling).unwrap();
         symlink("../objects/nowhere", dangling).unwrap();
@@ -308,6 +311,13 @@ fn image_of_the_other_format() {
     });
 }
 
+fn two_images(first: &str, format: &str, second: &str) -> String {
+    format!(
+        "ask: kernel command line: expected one image (policy.alternatives = \"refuse\"), found v1 sha512:{first} and {format} \
+         sha512:{second}"
+    )
+}
+
 #[test]
 fn command_lines() {
     let with_karg = |line: fn(&Lab) -> String, message: fn(&Lab) -> String| {
@@ -320,16 +330,15 @@ fn command_lines() {
         |_| "quiet root=LABEL=x".into(),
         |_| "ask: kernel command line: expected a karg 'composefs.digest' or 'composefs', found neither".into(),
     );
+    // Two digests under one key.
     with_karg(
         |lab| format!("{} {}", lab.karg("V1"), lab.karg("OTHER")),
-        |lab| {
-            format!(
-                "ask: kernel command line: karg 'composefs.digest': expected one image, found v1 sha512:{} and v1 \
-                 sha512:{}",
-                lab.value("V1"),
-                lab.value("OTHER")
-            )
-        },
+        |lab| two_images(lab.value("V1"), "v1", lab.value("OTHER")),
+    );
+    // And under two.
+    with_karg(
+        |lab| format!("{} {}", lab.karg("V1"), lab.karg("V2")),
+        |lab| two_images(lab.value("V1"), "v2", lab.value("V2")),
     );
     with_karg(
         |lab| lab.karg("V1").replace('=', "=?"),

@@ -301,9 +301,28 @@ fn upper_that_anyone_may_write() {
         |lab| fs::set_permissions(lab.state_path("etc/upper"), fs::Permissions::from_mode(0o2755)).unwrap(),
         "/etc/upper': expected owner and mode 0:0 0755, found 0:0 2755",
     );
+}
+
+/// A work directory that others may read, as composefs-rs makes it, is closed; one that others may write to is not trusted.
+#[test]
+fn work_that_anyone_may_read_or_write() {
+    lab::with("sha512", |lab| {
+        let mode = || fs::metadata(lab.state_path("etc/work")).unwrap().mode() & 0o7777;
+        assert_eq!(mode(), 0o755);
+        boot(lab, "");
+        assert_eq!(mode(), 0o700);
+    });
     refused(
-        |lab| fs::set_permissions(lab.state_path("etc/work"), fs::Permissions::from_mode(0o755)).unwrap(),
-        "/etc/work': expected owner and mode 0:0 0700, found 0:0 0755",
+        |lab| fs::set_permissions(lab.state_path("etc/work"), fs::Permissions::from_mode(0o775)).unwrap(),
+        "/etc/work': expected owner and mode 0:0 0700, found 0:0 0775",
+    );
+    refused(
+        |lab| fs::set_permissions(lab.state_path("etc/work"), fs::Permissions::from_mode(0o757)).unwrap(),
+        "/etc/work': expected owner and mode 0:0 0700, found 0:0 0757",
+    );
+    refused(
+        |lab| chown(lab.state_path("etc/work"), Some(1000), None).unwrap(),
+        "/etc/work': expected owner and mode 0:0 0700, found 1000:0 0755",
     );
 }
 
