@@ -1,4 +1,4 @@
-// Mounts a sealed root with the system calls that cannot be left out, and no check: what qemu/bench compares with.
+// Mounts a sealed root with the system calls that cannot be left out, and no check: what the benchmarks compare with.
 //
 // floor IMAGE attached|detached: IMAGE is a digest; "detached" takes a kernel that builds a tree from mounts that are
 // attached nowhere (Linux 6.15), "attached" an older one. Like the programs that it is compared with: /etc is an overlay

@@ -16,7 +16,7 @@ use crate::affinity::Pinned;
 pub enum Kind {
     /// User Mode Linux: at the processor's own speed, where system calls cost more than they do on a real machine.
     Native,
-    /// QEMU, without KVM where that does not work: Debian's own kernel, all of it many times slower.
+    /// QEMU without KVM: Debian's own kernel, and all of it many times slower.
     Emulated,
 }
 

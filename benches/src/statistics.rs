@@ -3,7 +3,6 @@
 use std::fmt;
 
 use anyhow::{Result, ensure};
-use serde::Serialize;
 
 /// Figures of the same thing, in order of size: at least one, and all of them finite.
 #[derive(Clone, Debug, PartialEq)]
@@ -63,7 +62,7 @@ impl Sample {
 }
 
 /// A median and how far the figures lie apart.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Spread {
     /// The median.
     pub median: f64,
