@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use crate::disk::{self, Disk};
 use crate::lab::{self, Lab, SYSROOT, mount_at, write};
 
-/// Where `qemu/runner` puts it.
+/// Where the tests of `tests/machines` put it.
 pub const COMMAND: &str = "/usr/bin/sealroot";
 
 /// Runs it and gives its exit status and the `result` of its answer.

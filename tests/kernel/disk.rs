@@ -151,7 +151,7 @@ pub fn content() -> Vec<u8> {
     fs::read(DISK_FILE).unwrap()
 }
 
-/// The modules that `qemu/vm` does not load by itself. Elsewhere the kernel finds its own.
+/// The modules that `qemu/guest-init` does not load by itself. Elsewhere the kernel finds its own.
 pub fn load_more_modules() {
     let Ok(entries) = fs::read_dir("/modules.more") else { return };
     let mut files: Vec<_> = entries.map(|entry| entry.unwrap().path()).collect();

@@ -2,7 +2,6 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -11,7 +10,7 @@ use crate::archive::{self, Archive};
 use crate::builders;
 use crate::emulated::Emulated;
 use crate::native::{Drive, Native};
-use crate::process::{self, Ended, Listener, Next};
+use crate::process::{self, Ended, Listener, Machine, Next};
 
 /// Which machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -101,7 +100,7 @@ impl Guest {
         format!("{}\n{}", self.log.display(), lines[lines.len().saturating_sub(20)..].join("\n"))
     }
 
-    fn command(&self, initramfs: &Path, scratch: &Path) -> Result<Command> {
+    fn command(&self, initramfs: &Path, scratch: &Path) -> Result<Machine> {
         match &self.kind {
             Kind::Native(kernel) => {
                 ensure!(!self.instruction_clock, "a native machine does not count instructions");
@@ -125,7 +124,8 @@ impl Guest {
                 drives: &self.drives,
                 instruction_clock: self.instruction_clock,
             }
-            .command(self.limit),
+            .command(self.limit)
+            .map(Machine::from),
         }
     }
 

@@ -15,4 +15,5 @@ pub mod firmware;
 pub mod guest;
 pub mod native;
 pub mod process;
+pub mod processors;
 pub mod trial;

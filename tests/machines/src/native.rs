@@ -7,6 +7,8 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 
 use crate::builders;
+use crate::process::Machine;
+use crate::processors::Processor;
 
 /// The kernels that tests run on; the first is the one where any would do.
 pub const RELEASES: [&str; 2] = ["newest", "6.12"];
@@ -44,10 +46,15 @@ impl Native<'_> {
     ///
     /// # Errors
     /// The kernel cannot be built.
-    pub fn command(&self, limit: Duration) -> Result<Command> {
+    pub fn command(&self, limit: Duration) -> Result<Machine> {
         let kernel = builders::built("native-kernel", &[self.kernel])?;
         let mut command = Command::new("timeout");
-        command.args(["--foreground", "-k", "5", &(limit.as_secs() + 10).to_string()]).arg(kernel.join("linux"));
+        command.args(["--foreground", "-k", "5", &(limit.as_secs() + 10).to_string()]);
+        let processor = (self.cpus == 1).then(Processor::take).transpose()?;
+        if let Some(processor) = &processor {
+            command.args(["taskset", "-c", &processor.number()]);
+        }
+        command.arg(kernel.join("linux"));
         command.env("TMPDIR", self.scratch);
         for (letter, drive) in self.drives.iter().enumerate() {
             // `c`: without a lock on the file.
@@ -69,7 +76,7 @@ impl Native<'_> {
             "oops=panic",
         ]);
         command.args(self.arguments);
-        Ok(command)
+        Ok(Machine { command, processor })
     }
 }
 

@@ -13,6 +13,7 @@ use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 
 use crate::console::Plain;
+use crate::processors::Processor;
 
 /// How a machine came to its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,6 +33,21 @@ pub enum Next {
     GoOn,
     /// It is ended.
     Stop,
+}
+
+/// What starts a machine, and the processor that is its own while it runs.
+#[derive(Debug)]
+pub struct Machine {
+    /// The command.
+    pub command: Command,
+    /// If it has one for itself.
+    pub processor: Option<Processor>,
+}
+
+impl From<Command> for Machine {
+    fn from(command: Command) -> Self {
+        Self { command, processor: None }
+    }
 }
 
 enum Heard {
@@ -74,8 +90,9 @@ impl Drop for Group {
 ///
 /// # Errors
 /// It cannot be started, or the log cannot be written.
-pub fn run(mut command: Command, limit: Duration, log: &mut File, listener: &mut dyn Listener) -> Result<Ended> {
+pub fn run(machine: Machine, limit: Duration, log: &mut File, listener: &mut dyn Listener) -> Result<Ended> {
     let started = Instant::now();
+    let Machine { mut command, processor: _processor } = machine;
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
     let mut group = Group(command.spawn().with_context(|| format!("{:?}", command.get_program()))?);
     let (sender, receiver) = mpsc::channel();

@@ -42,6 +42,7 @@ pub enum Expected {
 /// An answer of the booted system.
 #[derive(Clone, Debug)]
 pub struct Must {
+    pub(super) on: Option<&'static str>,
     pub(super) key: String,
     pub(super) answer: String,
 }
@@ -101,9 +102,10 @@ pub fn problems(scenario: &Scenario, world: &World, on: On, console: &Console, d
             judge.unless(starts == checked, || format!("expected Secure Boot at all {starts} starts, found {checked}"));
         }
     }
-    for must in &scenario.musts {
+    for must in scenario.musts.iter().filter(|must| must.on.is_none_or(|machine| machine == on.label())) {
         judge.must(&must.key, &must.answer)?;
     }
+    judge.found.extend(scenario.judge.map(|judge| judge(console)).unwrap_or_default());
     for (texts, expected) in [(&scenario.said, true), (&scenario.unsaid, false)] {
         for text in texts {
             let text = world.fill(text)?;

@@ -3,6 +3,7 @@
 mod attack_boot;
 mod attack_disk;
 mod boots;
+mod command;
 pub mod expect;
 mod rollback;
 pub mod scenario;
@@ -33,7 +34,7 @@ pub fn attacks() -> Vec<Scenario> {
 /// The tests of a part: `boot`, `attack` or `rollback`.
 pub fn trials(part: &'static str) -> Vec<Trial> {
     let scenarios = match part {
-        "boot" => boots::boots(),
+        "boot" => [boots::boots(), command::command()].concat(),
         "attack" => attacks(),
         _ => rollback::rollback(),
     };

@@ -76,6 +76,8 @@ pub enum Content {
     Image(usize),
     /// Any file of this machine.
     File(PathBuf),
+    /// What a script of `qemu/` builds.
+    Built(&'static str, &'static [&'static str]),
 }
 
 /// One boot and what must come of it.
@@ -109,6 +111,7 @@ pub struct Scenario {
     /// What the console has, and what it must not have.
     pub(super) said: Vec<&'static str>,
     pub(super) unsaid: Vec<&'static str>,
+    pub(super) judge: Option<fn(&Console) -> Vec<String>>,
     /// What is in `EFI/Linux` afterwards.
     pub(super) entries: Option<&'static [&'static str]>,
     /// Further attacks in the same boot.
@@ -141,6 +144,7 @@ pub fn case(name: &'static str) -> Scenario {
         unreadable: &[],
         said: Vec::new(),
         unsaid: Vec::new(),
+        judge: None,
         entries: None,
         also: Vec::new(),
     }
@@ -339,7 +343,19 @@ impl Scenario {
 
     /// What the booted system must say about itself: the whole answer, as a pattern.
     pub fn must(mut self, key: &str, answer: &str) -> Self {
-        self.musts.push(Must { key: key.into(), answer: answer.into() });
+        self.musts.push(Must { on: None, key: key.into(), answer: answer.into() });
+        self
+    }
+
+    /// The same on one kind of machine, `native` or `firmware`.
+    pub fn must_on(mut self, machine: &'static str, key: &str, answer: &str) -> Self {
+        self.musts.push(Must { on: Some(machine), key: key.into(), answer: answer.into() });
+        self
+    }
+
+    /// What else is wrong with the console of the booted system.
+    pub fn judged(mut self, judge: fn(&Console) -> Vec<String>) -> Self {
+        self.judge = Some(judge);
         self
     }
 
@@ -430,7 +446,7 @@ impl Scenario {
         }
         let limit = Duration::from_secs(self.limit);
         let drive = [Drive { file: disk.path(), writable: true }];
-        let command = match on {
+        let machine: process::Machine = match on {
             On::Native(kernel) => {
                 let initramfs = self.native_initramfs(scratch.path())?;
                 let arguments = self.native_arguments(world)?;
@@ -451,12 +467,12 @@ impl Scenario {
                 let (secure_boot, reboots) = (self.secure_boot, self.reboots);
                 let machine =
                     Firmware { disk: &disk, secure_boot, reboots, strings: &strings, scratch: scratch.path() };
-                machine.command(limit)?
+                machine.command(limit)?.into()
             }
         };
         let mut heard = Until::new(if self.reboots { ends_for_good } else { ends });
         let mut file = fs::File::create(log).with_context(|| log.display().to_string())?;
-        let ended = process::run(command, limit, &mut file, &mut heard)?;
+        let ended = process::run(machine, limit, &mut file, &mut heard)?;
         Ok((Console { text: heard.text, ended, log: log.into() }, disk))
     }
 
@@ -475,6 +491,7 @@ impl Scenario {
                     Content::Sealed(path) => fs::read(world.rootfs.join(path.trim_start_matches('/')))?,
                     Content::Image(zeros) => [fs::read(world.image_file()?)?, vec![0; *zeros]].concat(),
                     Content::File(path) => fs::read(path)?,
+                    Content::Built(script, arguments) => fs::read(builders::built(script, arguments)?)?,
                 };
                 let commands = commands.iter().map(|text| text.replace("{file}", "\u{0}"));
                 let commands = fill(&commands.collect::<Vec<_>>())?;

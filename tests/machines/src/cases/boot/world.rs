@@ -63,7 +63,8 @@ impl World {
     /// - `{digest}` the digest of the image that most tests boot, `{other}` of another good one, `{half}` of none
     /// - `{karg}` what asks for the first, `{image}` how messages name it, `{image_object}` its object
     /// - `{state}` the state directory of its deployment, `{canary}` a file that no boot reads, `{canary_object}`
-    /// - `{object:/path}` the object of a file of the sealed Debian, `{measured:/path}` its digest,
+    /// - `{object:/path}` the object of a file of the sealed Debian, `{measured:/path}` its digest, `{measured_hex:/path}` the
+    ///   same without the algorithm,
     ///   `{expected:/path}` how messages say what is expected of it
     /// - `{other_object}` the object of the other image, `{grown_size}` the size of the image and one block more
     ///
@@ -101,6 +102,7 @@ impl World {
             "canary_object" => self.value("CANARY_OBJECT_SHA512")?.into(),
             "object" => object(&self.digest_of(argument)?),
             "measured" => format!("sha512:{}", self.digest_of(argument)?),
+            "measured_hex" => self.digest_of(argument)?,
             "expected" => {
                 let digest = self.digest_of(argument)?;
                 format!("object '{}': expected sha512:{digest}", object(&digest))
