@@ -105,6 +105,12 @@ impl Console {
     }
 }
 
+/// Cuts long digests to their beginning.
+pub fn shortened(text: &str) -> String {
+    static DIGEST: LazyLock<Regex> = LazyLock::new(|| pattern("([0-9a-f]{16})[0-9a-f]{48,}"));
+    DIGEST.replace_all(text, "$1…").into_owned()
+}
+
 /// Puts `<errno N>` in the place of each `Words (os error N)`.
 pub fn numbered(text: &str) -> String {
     static WORDS: LazyLock<Regex> = LazyLock::new(|| pattern(r"[A-Z][A-Za-z/ -]* \(os error ([0-9]+)\)"));

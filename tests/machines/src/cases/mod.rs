@@ -17,7 +17,8 @@ use crate::trial::{Tier, Trial};
 /// # Errors
 /// A list cannot be made.
 pub fn all(tier: Tier, filter: Option<&str>) -> Result<Vec<Trial>> {
-    let wanted = |part: &str| filter.is_none_or(|word| !word.contains("::") || word.starts_with(&format!("{part}::")));
+    let part_of = |word: &str| word.split_once("::").map(|(part, _)| part.to_owned()).unwrap_or_default();
+    let wanted = |part: &str| filter.map(part_of).is_none_or(|word| word.is_empty() || word == part);
     let mut trials = Vec::new();
     if wanted("kernel") {
         trials.extend(guest::trials(tier, filter)?);

@@ -1,13 +1,11 @@
 //! What must have come of a boot.
 
-use std::sync::LazyLock;
-
 use anyhow::Result;
 use regex::Regex;
 
 use super::scenario::{Initramfs, On, Scenario};
 use super::world::World;
-use crate::console::{Console, Event, numbered};
+use crate::console::{Console, Event, numbered, shortened};
 use crate::disk::Disk;
 use crate::process::Ended;
 
@@ -44,8 +42,20 @@ pub enum Expected {
 pub struct Must {
     pub(super) on: Option<&'static str>,
     pub(super) key: String,
-    pub(super) answer: String,
+    pub(super) answer: Answer,
 }
+
+/// What an answer must be, filled by [`World::fill`].
+#[derive(Clone, Debug)]
+pub enum Answer {
+    /// This text; [`NUMBER`] in it is any large number.
+    Exactly(String),
+    /// As a whole like this pattern.
+    Like(String),
+}
+
+/// A number of at least four digits in an [`Answer::Exactly`].
+pub const NUMBER: &str = "@number@";
 
 /// Signs that something was started from the disk.
 const STARTED: &str = "^sealroot-probe:|decoy:|Switching root|Stopped initrd-switch-root|initrd-switch-root.service: \
@@ -103,7 +113,13 @@ pub fn problems(scenario: &Scenario, world: &World, on: On, console: &Console, d
         }
     }
     for must in scenario.musts.iter().filter(|must| must.on.is_none_or(|machine| machine == on.label())) {
-        judge.must(&must.key, &must.answer)?;
+        match &must.answer {
+            Answer::Like(answer) => judge.must(&must.key, answer)?,
+            Answer::Exactly(answer) => {
+                let answer = regex::escape(&world.fill(answer)?).replace(NUMBER, "[0-9]{4,}");
+                judge.answers(&must.key, &answer);
+            }
+        }
     }
     judge.found.extend(scenario.judge.map(|judge| judge(console)).unwrap_or_default());
     for (texts, expected) in [(&scenario.said, true), (&scenario.unsaid, false)] {
@@ -144,10 +160,13 @@ impl Judge<'_> {
 
     /// What the booted system says about this, as a pattern for the whole answer.
     fn must(&mut self, key: &str, answer: &str) -> Result<()> {
-        let answer = self.world.fill(answer)?.replace("{device}", device(self.on));
-        let found = self.console.probe(key).unwrap_or_default();
-        self.unless(whole(&answer, found), || format!("{key}: expected '{answer}'\n{key}: found    '{found}'"));
+        self.answers(key, &self.world.fill(answer)?);
         Ok(())
+    }
+
+    fn answers(&mut self, key: &str, answer: &str) {
+        let found = self.console.probe(key).unwrap_or_default();
+        self.unless(whole(answer, found), || format!("{key}: expected '{answer}'\n{key}: found    '{found}'"));
     }
 
     /// All that must be right in a system that was booted sealed.
@@ -229,22 +248,12 @@ impl Judge<'_> {
 
 const WARNING: &str = "sealroot: the kernel command line leaves ways around the seal open, missing: .*";
 
-/// The root partition's device.
-fn device(on: On) -> &'static str {
-    match on {
-        On::Native(_) => "/dev/ubda2",
-        On::Firmware => "/dev/vda2",
-    }
-}
-
 fn whole(pattern: &str, text: &str) -> bool {
     Regex::new(&format!("^(?:{pattern})$")).expect("a pattern of a test").is_match(text)
 }
 
 /// What came of a boot, in a line.
 pub fn seen(scenario: &Scenario, console: &Console) -> String {
-    static DIGEST: LazyLock<Regex> =
-        LazyLock::new(|| Regex::new("([0-9a-f]{16})[0-9a-f]{48,}").expect("a pattern that was written here"));
     let seen = match &scenario.expected {
         Expected::Refused { .. } | Expected::RefusedLike(_) => {
             format!("refused: {}", numbered(console.refusal().unwrap_or_default()))
@@ -256,5 +265,5 @@ pub fn seen(scenario: &Scenario, console: &Console) -> String {
         Expected::Sealed | Expected::SealedWith(_) => "sealed".into(),
         Expected::Events(_) => format!("{} events", console.events().len()),
     };
-    DIGEST.replace_all(&seen, "$1…").into_owned()
+    shortened(&seen)
 }

@@ -5,6 +5,7 @@ mod attack_disk;
 mod boots;
 mod command;
 pub mod expect;
+mod play;
 mod rollback;
 pub mod scenario;
 pub mod world;
@@ -29,6 +30,13 @@ pub fn attacks() -> Vec<Scenario> {
         attack_boot::before(),
     ]
     .concat()
+}
+
+/// What `qemu/demo` shows: the sealed system, and four of the attacks.
+pub fn demonstrated() -> Vec<Scenario> {
+    let all = [boots::boots(), attacks()].concat();
+    let wanted = ["sha512_v1", "image_xattrs_flipped", "image_replaced", "object_flipped", "unsigned_uki"];
+    wanted.iter().filter_map(|name| all.iter().find(|scenario| scenario.name == *name).cloned()).collect()
 }
 
 /// The tests of a part: `boot`, `attack` or `rollback`.

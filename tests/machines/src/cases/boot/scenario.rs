@@ -1,31 +1,18 @@
 //! One boot: what is done to the machine, and what must come of it. Built up like a sentence, for the tables.
 
-use std::fs;
-use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Result, anyhow};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
-use super::expect::{self, Expected, Must};
-use super::world::{LUKS_KEY, Place, World};
-use crate::archive::{self, Archive};
-use crate::builders;
-use crate::console::{Console, Until};
-use crate::disk::{Block, Change, Disk};
-use crate::firmware::Firmware;
-use crate::native::{Drive, Native};
-use crate::process;
+use super::expect::{Answer, Expected, Must};
+use super::world::{Place, World};
+use crate::console::Console;
 use crate::trial::{Need, Tier, Trial};
 
-/// What is on the command line of every sealed system: no credentials from outside, no mounts from a writable /etc/fstab, no
-/// shell in the initrd, no hibernation image.
-const SEALED: [&str; 6] =
-    ["systemd.import_credentials=no", "fstab=no", "rd.fstab=no", "rd.shell=0", "rd.emergency=halt", "noresume"];
-const ROOT: &str = "PARTUUID=5ea17007-0000-4000-8000-000000000003";
+pub(super) const ROOT: &str = "PARTUUID=5ea17007-0000-4000-8000-000000000003";
 
 /// What runs in the initramfs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,7 +44,7 @@ impl On {
 
 /// What is done before the boot. Texts are filled by [`World::fill`].
 #[derive(Clone, Debug)]
-enum Step {
+pub(super) enum Step {
     FlipImage(Place),
     FlipObject(&'static str),
     Debugfs(Vec<String>),
@@ -87,23 +74,23 @@ pub struct Scenario {
     pub name: &'static str,
     pub(super) initramfs: Initramfs,
     /// On which native kernel; none where only firmware shows it.
-    native: Option<&'static str>,
+    pub(super) native: Option<&'static str>,
     /// When the same boots with firmware; never where that says nothing about it.
-    firmware: Option<Tier>,
+    pub(super) firmware: Option<Tier>,
     pub(super) algorithm: &'static str,
-    kargs: Vec<String>,
-    open: bool,
-    config: Option<String>,
-    root: String,
-    luks: bool,
-    uki: Vec<&'static str>,
-    without: Option<&'static str>,
-    strings: Vec<String>,
-    steps: Vec<Step>,
-    loader: Option<&'static str>,
+    pub(super) kargs: Vec<String>,
+    pub(super) open: bool,
+    pub(super) config: Option<String>,
+    pub(super) root: String,
+    pub(super) luks: bool,
+    pub(super) uki: Vec<&'static str>,
+    pub(super) without: Option<&'static str>,
+    pub(super) strings: Vec<String>,
+    pub(super) steps: Vec<Step>,
+    pub(super) loader: Option<&'static str>,
     pub(super) secure_boot: bool,
     pub(super) reboots: bool,
-    limit: u64,
+    pub(super) limit: u64,
     pub(super) expected: Expected,
     pub(super) musts: Vec<Must>,
     /// Files that cannot be read afterwards, beside the one that tests damage.
@@ -343,13 +330,19 @@ impl Scenario {
 
     /// What the booted system must say about itself: the whole answer, as a pattern.
     pub fn must(mut self, key: &str, answer: &str) -> Self {
-        self.musts.push(Must { on: None, key: key.into(), answer: answer.into() });
+        self.musts.push(Must { on: None, key: key.into(), answer: Answer::Like(answer.into()) });
+        self
+    }
+
+    /// What it must say, as it stands.
+    pub fn must_be(mut self, key: &str, answer: &str) -> Self {
+        self.musts.push(Must { on: None, key: key.into(), answer: Answer::Exactly(answer.into()) });
         self
     }
 
     /// The same on one kind of machine, `native` or `firmware`.
-    pub fn must_on(mut self, machine: &'static str, key: &str, answer: &str) -> Self {
-        self.musts.push(Must { on: Some(machine), key: key.into(), answer: answer.into() });
+    pub fn must_be_on(mut self, machine: &'static str, key: &str, answer: &str) -> Self {
+        self.musts.push(Must { on: Some(machine), key: key.into(), answer: Answer::Exactly(answer.into()) });
         self
     }
 
@@ -413,212 +406,4 @@ impl Scenario {
         }
         trials
     }
-
-    /// Boots, and says what was seen.
-    ///
-    /// # Errors
-    /// It did not come out as it must.
-    pub fn run(&self, part: &str, on: On) -> Result<String> {
-        let world = World::get()?;
-        let log = builders::logs(part)?.join(format!("{}-{}.log", on.label(), self.name));
-        let (console, disk) = self.boot(world, on, &log)?;
-        let problems = expect::problems(self, world, on, &console, &disk)?;
-        ensure!(problems.is_empty(), "{}\n{}", problems.join("\n"), tail(&console));
-        Ok(expect::seen(self, &console))
-    }
-
-    fn boot(&self, world: &World, on: On, log: &Path) -> Result<(Console, Disk)> {
-        let disk = Disk::copy_of(&world.disk(self.algorithm)?)?;
-        let on_disk = |step: &&Step| on == On::Firmware || !matches!(step, Step::OnEsp(..));
-        for step in self.steps.iter().filter(on_disk) {
-            let (change, _held) = self.change(world, step)?;
-            disk.change(&change)?;
-        }
-        let scratch = builders::scratch()?;
-        if on == On::Firmware {
-            self.fill_esp(world, &disk, scratch.path())?;
-        }
-        if self.luks {
-            let key = scratch.path().join("luks-key");
-            fs::write(&key, LUKS_KEY)?;
-            disk.change(&Change::Encrypt(key))?;
-            ensure!(!disk.contains("decoy: the physical root")?, "the root partition is not encrypted");
-        }
-        let limit = Duration::from_secs(self.limit);
-        let drive = [Drive { file: disk.path(), writable: true }];
-        let machine: process::Machine = match on {
-            On::Native(kernel) => {
-                let initramfs = self.native_initramfs(scratch.path())?;
-                let arguments = self.native_arguments(world)?;
-                let machine = Native {
-                    kernel,
-                    memory: 768,
-                    cpus: 1,
-                    initramfs: &initramfs,
-                    drives: &drive,
-                    arguments: &arguments,
-                    scratch: scratch.path(),
-                };
-                machine.command(limit)?
-            }
-            On::Firmware => {
-                let strings: Vec<_> =
-                    self.strings.iter().map(|string| format!("io.systemd.credential.binary:{string}")).collect();
-                let (secure_boot, reboots) = (self.secure_boot, self.reboots);
-                let machine =
-                    Firmware { disk: &disk, secure_boot, reboots, strings: &strings, scratch: scratch.path() };
-                machine.command(limit)?.into()
-            }
-        };
-        let mut heard = Until::new(if self.reboots { ends_for_good } else { ends });
-        let mut file = fs::File::create(log).with_context(|| log.display().to_string())?;
-        let ended = process::run(machine, limit, &mut file, &mut heard)?;
-        Ok((Console { text: heard.text, ended, log: log.into() }, disk))
-    }
-
-    fn change(&self, world: &World, step: &Step) -> Result<(Change, Option<tempfile::TempDir>)> {
-        let fill = |texts: &[String]| texts.iter().map(|text| world.fill(text)).collect::<Result<Vec<_>>>();
-        let change = match step {
-            Step::FlipImage(place) => {
-                let (block, byte) = world.place(*place)?;
-                Change::Flip { object: world.fill("{image_object}")?, block: Block::Number(block), byte }
-            }
-            Step::FlipObject(object) => Change::Flip { object: world.fill(object)?, block: Block::Middle, byte: 8 },
-            Step::Debugfs(commands) => Change::Debugfs(fill(commands)?),
-            Step::Write(content, commands) => {
-                let content = match content {
-                    Content::Text(text) => world.fill(text)?.into_bytes(),
-                    Content::Sealed(path) => fs::read(world.rootfs.join(path.trim_start_matches('/')))?,
-                    Content::Image(zeros) => [fs::read(world.image_file()?)?, vec![0; *zeros]].concat(),
-                    Content::File(path) => fs::read(path)?,
-                    Content::Built(script, arguments) => fs::read(builders::built(script, arguments)?)?,
-                };
-                let commands = commands.iter().map(|text| text.replace("{file}", "\u{0}"));
-                let commands = fill(&commands.collect::<Vec<_>>())?;
-                Change::Write(content, commands.iter().map(|text| text.replace('\u{0}', "{file}")).collect())
-            }
-            Step::OnEsp(make, path) => {
-                let (file, folder) = make(world, self)?;
-                return Ok((Change::OnEsp(file, (*path).into()), Some(folder)));
-            }
-        };
-        Ok((change, None))
-    }
-
-    fn filled_kargs(&self, world: &World) -> Result<Vec<String>> {
-        self.kargs.iter().map(|karg| world.fill(karg)).collect()
-    }
-
-    /// The text of sealroot.toml. Nobody is there to read: no delay.
-    fn config_text(&self) -> String {
-        format!("[policy]\nfailure-delay = 0\n{}\n", self.config.as_deref().unwrap_or_default())
-    }
-
-    fn native_arguments(&self, world: &World) -> Result<Vec<String>> {
-        // `rw` first: what a scenario says about it comes later, and the last one holds.
-        let mut arguments = vec![format!("root={}", self.root), "rw".into(), "systemd.show_status=yes".into()];
-        if !self.open {
-            arguments.extend(SEALED.map(str::to_owned));
-        }
-        arguments.extend(self.filled_kargs(world)?);
-        for string in &self.strings {
-            let (name, value) = string.split_once('=').context("a credential without a value")?;
-            arguments.push(format!("systemd.set_credential_binary={name}:{value}"));
-        }
-        if arguments.iter().any(|argument| argument == "ro") {
-            arguments.retain(|argument| argument != "rw");
-        }
-        Ok(arguments)
-    }
-
-    fn native_initramfs(&self, scratch: &Path) -> Result<PathBuf> {
-        let mut more = Archive::default();
-        let base = match self.initramfs {
-            Initramfs::Small => {
-                let program = builders::built("program", &["sealroot-initrd"])?;
-                more.file(&program, "usr/lib/sealroot/sealroot-initrd")?;
-                builders::built("guest", &["--boot"])?
-            }
-            Initramfs::Dracut => {
-                let mut options = Vec::new();
-                if self.luks {
-                    options.push("--crypt");
-                }
-                if let Some(path) = self.without {
-                    options.extend(["--without", path]);
-                }
-                builders::built("initramfs", &options)?
-            }
-        };
-        more.text("usr/lib/sealroot/sealroot.toml", self.config_text().as_bytes(), 0o644)?;
-        if self.luks {
-            more.text("etc/sealed.key", LUKS_KEY, 0o600)?;
-            let table = format!("sealed {ROOT} /etc/sealed.key luks,x-initrd.attach\n");
-            more.text("etc/crypttab", table.as_bytes(), 0o644)?;
-        }
-        let initramfs = scratch.join("initramfs");
-        archive::join(&base, more, &initramfs)?;
-        Ok(initramfs)
-    }
-
-    /// The signed image of this boot.
-    ///
-    /// # Errors
-    /// It cannot be made.
-    pub fn make_uki(&self, world: &World, more: &[&str]) -> Result<PathBuf> {
-        let folder = builders::scratch()?;
-        let (config, key) = (folder.path().join("config.toml"), folder.path().join("luks-key"));
-        fs::write(&config, self.config_text())?;
-        fs::write(&key, LUKS_KEY)?;
-        let (config, key) = (config.to_string_lossy(), key.to_string_lossy());
-        let mut options: Vec<&str> = self.uki.clone();
-        if self.config.is_some() {
-            options.extend(["--config", &config]);
-        }
-        if self.luks {
-            options.extend(["--luks", &key]);
-        } else if self.root != ROOT {
-            options.extend(["--root", &self.root]);
-        }
-        if let Some(path) = self.without {
-            options.extend(["--without", path]);
-        }
-        if self.open {
-            options.push("--open");
-        }
-        options.extend(more);
-        let kargs = self.filled_kargs(world)?;
-        options.extend(kargs.iter().map(String::as_str));
-        builders::built_anew("uki", &options)
-    }
-
-    fn fill_esp(&self, world: &World, disk: &Disk, scratch: &Path) -> Result<()> {
-        let start = "EFI/BOOT/BOOTX64.EFI";
-        let Some(entry) = self.loader else {
-            return disk.change(&Change::OnEsp(self.make_uki(world, &[])?, start.into()));
-        };
-        let settings = scratch.join("loader.conf");
-        fs::write(&settings, format!("timeout 0\n{entry}"))?;
-        disk.change(&Change::OnEsp(world.signed_loader()?, start.into()))?;
-        disk.change(&Change::OnEsp(settings, "loader/loader.conf".into()))
-    }
-}
-
-fn tail(console: &Console) -> String {
-    let lines: Vec<_> = console.text.lines().collect();
-    let end = lines[lines.len().saturating_sub(25)..].join("\n");
-    format!("{} ({:?}):\n{end}", console.log.display(), console.ended)
-}
-
-/// What ends a boot: the report from inside, a stopped machine, a prompt, the firmware giving up.
-fn ends(line: &str) -> ControlFlow<()> {
-    let restarts = ["reboot: Restarting", "reboot: machine restart"].iter().any(|end| line.contains(end));
-    if restarts || line.starts_with("sealroot-probe: end") { ControlFlow::Break(()) } else { ends_for_good(line) }
-}
-
-/// The same, where a machine may restart, and switches itself off after its report.
-fn ends_for_good(line: &str) -> ControlFlow<()> {
-    let ends = ["reboot: System halted", "reboot: Power down", "Press Enter", "No bootable option", "Kernel panic"];
-    let over = ends.iter().any(|end| line.contains(end)) || line.ends_with("login: ") || line.contains("sh-5.2# ");
-    if over { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
 }
