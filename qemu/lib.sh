@@ -119,23 +119,17 @@ prune() {
 # the variable `scratch`.
 scratch_dir() {
   scratch="$(mktemp -d "$cache_dir/tmp/${0##*/}.XXXXXX")"
-  trap 'end_jobs; rm -rf --one-file-system "$scratch"' EXIT
+  trap 'end_tree $(jobs -rp); rm -rf --one-file-system "$scratch"' EXIT
 }
 
-# end_jobs: ends the background jobs of this shell with all their children.
-end_jobs() {
-  local job
-  for job in $(jobs -rp); do
-    end_tree "$job"
-  done
-}
-
+# end_tree PROCESS...: ends processes with all their children.
 end_tree() {
-  local child
-  for child in $(pgrep -P "$1" || true); do
-    end_tree "$child"
+  local process
+  for process; do
+    # shellcheck disable=SC2046 # numbers
+    end_tree $(pgrep -P "$process" || true)
+    kill "$process" 2>/dev/null || true
   done
-  kill "$1" 2>/dev/null || true
 }
 
 # need COMMAND...: refuses clearly when a tool is missing.
@@ -190,6 +184,19 @@ private_apt() {
   "$command" "${options[@]}" "$@"
 }
 
+# remembered FILE REFRESH COMMAND...: what a command printed when it was first asked, from FILE below the cache; it is asked again
+# if REFRESH is `yes`.
+remembered() {
+  local known="$cache_dir/$1" answer
+  if [[ $2 == yes || ! -s $known ]]; then
+    mkdir -p "${known%/*}"
+    answer="$("${@:3}")"
+    echo "$answer" >"$known.$$"
+    mv "$known.$$" "$known"
+  fi
+  cat "$known"
+}
+
 # fetch_packages ARCHIVE FOLDER PACKAGE...: downloads packages and unpacks them below FOLDER.
 fetch_packages() {
   local archive="$1" folder="$2" downloads package
@@ -235,68 +242,22 @@ static_target() {
   fi
 }
 
-# architecture_of PROGRAM: what Debian calls the architecture that a program is for, from its ELF header.
-architecture_of() {
-  local machine
-  machine="$(od -An -t u2 -j 18 -N 2 "$1" | tr -d ' ')"
-  case "$machine" in
-    62) echo amd64 ;;
-    183) echo arm64 ;;
-    *) die "$1: unknown ELF machine $machine" ;;
-  esac
-}
-
-# strip_to PROGRAM FILE: a copy of a program without symbols. The system's own tool knows one architecture only.
-strip_to() {
-  if [[ $(architecture_of "$1") == "$(dpkg --print-architecture)" ]]; then
-    strip -o "$2" "$1"
-  else
-    "$(rustc --print sysroot)/lib/rustlib/$(rustc -vV | sed -n 's/^host: //p')/bin/rust-objcopy" --strip-all "$1" "$2"
-  fi
-}
-
-# program_path: builds the boot program for this machine, static, and prints the path of the stripped file.
-program_path() {
-  program_for "$(static_target)"
-}
-
-# program_for TARGET: the same for another machine.
-program_for() {
-  local built="${SEALROOT_PROGRAM:-}"
-  [[ -n $built ]] || built="$(build_static "$1" sealroot-initrd release)"
-  stripped sealroot-initrd "$built"
-}
-
-# command_path: the same of the command `sealroot`.
-command_path() {
-  command_for "$(static_target)"
-}
-
-# command_for TARGET
-command_for() {
-  local built="${SEALROOT_COMMAND:-}"
-  [[ -n $built ]] || built="$(build_static "$1" sealroot cli --features cli)"
-  stripped sealroot "$built"
-}
-
-# build_static TARGET PROGRAM PROFILE [OPTION...]: builds one of our programs and prints the path of the file.
-build_static() {
-  local target="$1" name="$2" profile="$3" flags=()
+# program NAME [TARGET]: builds `sealroot-initrd` or `sealroot`, static and without symbols, and prints the path of a copy that
+# stays as it is, whatever becomes of the sources meanwhile.
+program() {
+  local name="$1" target="${2:-$(static_target)}" profile=release options=() flags=() built
+  [[ $name != sealroot ]] || profile=cli options=(--features cli)
   [[ $target != *-gnu ]] || flags=(RUSTFLAGS=-Ctarget-feature=+crt-static)
   ensure_target "$target" || die "no target $target"
   (cd "$project_dir" && with_progress "building $name" env "${flags[@]}" \
-    cargo build --profile "$profile" --locked --bin "$name" --target "$target" "${@:4}")
-  echo "${CARGO_TARGET_DIR:-$project_dir/target}/$target/$profile/$name"
+    cargo build --profile "$profile" --locked --bin "$name" --target "$target" "${options[@]}")
+  built="${CARGO_TARGET_DIR:-$project_dir/target}/$target/$profile/$name"
+  printf '%s/%s\n' "$(cached program "$(key_of "$built")" keep "$built")" "$name"
 }
 
-# stripped NAME PROGRAM: prints the path of a copy without symbols.
-stripped() {
-  printf '%s/%s\n' "$(cached program "$(key_of "$2")" strip_program "$1" "$2")" "$1"
-}
-
-# strip_program FOLDER NAME PROGRAM
-strip_program() {
-  strip_to "$3" "$1/$2"
+# keep FOLDER FILE
+keep() {
+  cp "$2" "$1/"
 }
 
 # What a sealed command line carries: no credentials from outside, no mounts from a writable /etc/fstab, no shell in the
@@ -313,16 +274,6 @@ in_root() {
     mount --rbind /sys "$root/sys"
     mount --rbind /dev "$root/dev"
     exec chroot "$root" "$@"' sh "$@"
-}
-
-# sealed_tree ROOT FOLDER: the tree that is sealed: the root without what belongs to the machine or the build.
-sealed_tree() {
-  cp -al "$1" "$2"
-  local emptied=("$2"/{boot,var/cache/apt,var/lib/apt/lists,tmp,run})
-  find "${emptied[@]}" -mindepth 1 -delete
-  rm -f "$2"/{vmlinuz,initrd.img}{,.old}
-  # The same root gives the same digest.
-  touch -d @0 "${emptied[@]}"
 }
 
 # native_machine SCRIPT DISK... [-- FILE:PATH...]: runs a shell script as root in a native machine; the disks are its /dev/ubda,

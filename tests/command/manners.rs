@@ -101,3 +101,15 @@ fn json_fields_are_documented() {
     assert_eq!(fields(&invented), seen);
     assert_eq!(undocumented(&seen), ["invented_field"]);
 }
+
+#[test]
+fn man_pages_are_well_formed() {
+    let pages = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/man")).unwrap().map(|entry| entry.unwrap().path());
+    let pages: Vec<_> = pages.filter(|page| page.is_file()).collect();
+    assert!(pages.len() >= 3, "{pages:?}");
+    for page in pages {
+        let output = Command::new("groff").args(["-man", "-Tutf8", "-ww", "-z"]).arg(&page).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success() && said.is_empty(), "{}: {said}", page.display());
+    }
+}

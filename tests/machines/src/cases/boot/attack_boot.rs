@@ -200,6 +200,7 @@ pub fn nothing_happens() -> Vec<Scenario> {
             .must(&format!("/{folder}/planted-setuid"), "65534")
             .must(&format!("/{folder}/planted-device"), ".*Permission denied");
     }
+    let scenario = scenario.also_with_firmware(&["second_karg", "addon_unsigned", "addon_signed_with_another_key"]);
     vec![scenario.also(&[
         "repository_says_insecure",
         "setuid_files_planted",
@@ -210,9 +211,6 @@ pub fn nothing_happens() -> Vec<Scenario> {
         "credential_against_the_service",
         "credential_against_the_gate",
         "root_mounted_read_only",
-        "second_karg",
-        "addon_unsigned",
-        "addon_signed_with_another_key",
     ])]
 }
 

@@ -103,6 +103,8 @@ pub struct Scenario {
     pub(super) entries: Option<&'static [&'static str]>,
     /// Further attacks in the same boot.
     pub(super) also: Vec<&'static str>,
+    /// Those that only firmware, boot loader or stub could let through.
+    pub(super) also_with_firmware: Vec<&'static str>,
 }
 
 /// A boot that is shown natively with each push, by an initramfs without systemd, and with firmware before a release.
@@ -134,6 +136,7 @@ pub fn case(name: &'static str) -> Scenario {
         judge: None,
         entries: None,
         also: Vec::new(),
+        also_with_firmware: Vec::new(),
     }
 }
 
@@ -382,13 +385,20 @@ impl Scenario {
         self
     }
 
+    /// Further attacks in the same boot that are none where there is neither firmware nor boot loader.
+    pub fn also_with_firmware(mut self, names: &[&'static str]) -> Self {
+        self.also_with_firmware.extend(names);
+        self
+    }
+
     /// The tests of it, in a part: one for each machine.
     pub fn trials(self, part: &'static str) -> Vec<Trial> {
         let mut trials = Vec::new();
         let mut add = |on: On, tier: Tier, needs: &[Need]| {
             // What is attacked in the same boot is a test of its own: it has a name that can be looked for.
             let boot = Arc::new((self.clone(), OnceLock::<Result<String, String>>::new()));
-            for name in [self.name].iter().chain(&self.also) {
+            let more: &[&str] = if on == On::Firmware { &self.also_with_firmware } else { &[] };
+            for name in [self.name].iter().chain(&self.also).chain(more) {
                 let boot = Arc::clone(&boot);
                 let run = move || {
                     let (scenario, outcome) = &*boot;
