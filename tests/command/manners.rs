@@ -104,7 +104,8 @@ fn json_fields_are_documented() {
 
 #[test]
 fn man_pages_are_well_formed() {
-    let pages = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/man")).unwrap().map(|entry| entry.unwrap().path());
+    let pages =
+        std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/man")).unwrap().map(|entry| entry.unwrap().path());
     let pages: Vec<_> = pages.filter(|page| page.is_file()).collect();
     assert!(pages.len() >= 3, "{pages:?}");
     for page in pages {

@@ -1,15 +1,14 @@
-//! A machine is a process: started in a group of its own, watched line by line, ended with all its children.
+//! A machine is a process: watched as it speaks, ended with all its children.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{Read, Write};
-use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use nix::sys::signal::{Signal, killpg};
+use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::console::Plain;
@@ -66,23 +65,42 @@ pub trait Listener {
     }
 }
 
-/// A process with its group, which ends with it.
-struct Group(Child);
+/// A process with all that it started, which ends with it. A native machine leaves the group of processes in which it began: a
+/// signal to that would not reach it.
+struct Tree(Child);
 
-impl Group {
+impl Tree {
     fn kill(&mut self) {
-        if let Ok(id) = i32::try_from(self.0.id()) {
-            // Where the group is gone already there is nothing left to end.
-            let _ = killpg(Pid::from_raw(id), Signal::SIGKILL);
+        let mut processes = vec![self.0.id()];
+        let mut next = 0;
+        while let Some(process) = processes.get(next) {
+            processes.extend(children(*process));
+            next += 1;
+        }
+        for process in processes.into_iter().filter_map(|process| i32::try_from(process).ok()) {
+            // What is gone already needs no end.
+            let _ = kill(Pid::from_raw(process), Signal::SIGKILL);
         }
     }
 }
 
-impl Drop for Group {
+impl Drop for Tree {
     fn drop(&mut self) {
         self.kill();
         let _ = self.0.wait();
     }
+}
+
+/// The processes that a process started, as far as they run still.
+fn children(parent: u32) -> Vec<u32> {
+    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let is_child = |process: &u32| {
+        let stat = fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
+        // The name is in parentheses and may have some of its own; behind it are the state and the parent.
+        let behind = stat.rsplit(')').next().unwrap_or_default();
+        behind.split_whitespace().nth(1) == Some(&parent.to_string())
+    };
+    processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).filter(is_child).collect()
 }
 
 /// Runs a machine. Its console is its standard output, the second channel its standard error. The console is also written
@@ -93,10 +111,10 @@ impl Drop for Group {
 pub fn run(machine: Machine, limit: Duration, log: &mut File, listener: &mut dyn Listener) -> Result<Ended> {
     let started = Instant::now();
     let Machine { mut command, processor: _processor } = machine;
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
-    let mut group = Group(command.spawn().with_context(|| format!("{:?}", command.get_program()))?);
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut tree = Tree(command.spawn().with_context(|| format!("{:?}", command.get_program()))?);
     let (sender, receiver) = mpsc::channel();
-    if let (Some(console), Some(output)) = (group.0.stdout.take(), group.0.stderr.take()) {
+    if let (Some(console), Some(output)) = (tree.0.stdout.take(), tree.0.stderr.take()) {
         forward(console, sender.clone(), Heard::Console);
         forward(output, sender, Heard::Output);
     }
@@ -107,14 +125,14 @@ pub fn run(machine: Machine, limit: Duration, log: &mut File, listener: &mut dyn
                 let text = plain.push(&bytes);
                 log.write_all(text.as_bytes())?;
                 if listener.console(&text) == Next::Stop {
-                    group.kill();
+                    tree.kill();
                     return Ok(Ended::Stopped);
                 }
             }
             Ok(Heard::Output(bytes)) => listener.output(&bytes),
             Err(RecvTimeoutError::Timeout) => return Ok(Ended::TimedOut),
             // Both channels are closed.
-            Err(RecvTimeoutError::Disconnected) => return Ok(Ended::Exited(group.0.wait()?)),
+            Err(RecvTimeoutError::Disconnected) => return Ok(Ended::Exited(tree.0.wait()?)),
         }
     }
 }

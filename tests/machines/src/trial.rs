@@ -3,6 +3,7 @@
 use std::env;
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use anyhow::{Result, bail};
 
@@ -101,17 +102,22 @@ impl Trial {
         self.tier <= tier
     }
 
+    /// Whether firmware boots: those tests take longest.
+    pub fn boots_firmware(&self) -> bool {
+        self.name.contains("::firmware::")
+    }
+
     /// For the harness.
     pub fn into_libtest(self) -> libtest_mimic::Trial {
         let Self { name, needs, run, .. } = self;
         let missing = needs.iter().any(|need| !need.is_there());
         let shown = name.clone();
         libtest_mimic::Trial::test(name, move || {
-            let seen = run().map_err(|error| format!("{error:#}"))?;
-            if !seen.is_empty() {
-                println!("     {shown}: {seen}");
-            }
-            Ok(())
+            let started = Instant::now();
+            let outcome = run();
+            let seen = outcome.as_deref().unwrap_or("not as it must be");
+            println!("     {shown} ({:.1} s): {seen}", started.elapsed().as_secs_f32());
+            outcome.map(drop).map_err(|error| format!("{error:#}").into())
         })
         .with_ignored_flag(missing)
     }

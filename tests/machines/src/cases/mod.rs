@@ -23,7 +23,7 @@ pub fn all(tier: Tier, filter: Option<&str>) -> Result<Vec<Trial>> {
     if wanted("kernel") {
         trials.extend(guest::trials(tier, filter)?);
     }
-    for part in ["boot", "attack", "rollback"] {
+    for part in ["rollback", "attack", "boot"] {
         if wanted(part) {
             trials.extend(boot::trials(part));
         }
@@ -32,5 +32,7 @@ pub fn all(tier: Tier, filter: Option<&str>) -> Result<Vec<Trial>> {
         trials.extend(trials_of());
     }
     trials.retain(|trial| trial.is_in(tier));
+    // Long ones first, so that all processors are busy to the end.
+    trials.sort_by_key(|trial| !trial.boots_firmware());
     Ok(trials)
 }
