@@ -302,6 +302,7 @@ native_machine() {
     >"$folder/console" 2>&1 || status=$?
   if ! grep -q '^guest: status 0' "$folder/console"; then
     tail -n 30 "$folder/console" >&2
+    rm -rf "$folder"
     echo "the machine ended without success (status $status)" >&2
     return 1
   fi

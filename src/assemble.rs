@@ -349,8 +349,8 @@ impl fmt::Display for Ownership {
 /// 0700, as overlayfs asks for: other tools make it 0755 (composefs-rs 0.9.4).
 fn work_layer(state: &OwnedFd, parent: &str, like: Ownership) -> Result<OwnedFd, AssembleError> {
     let expected = Ownership { mode: 0o700, ..like };
-    let closed = |found: Ownership| Ownership { mode: expected.mode, ..found } == expected && found.mode & 0o022 == 0;
-    let (fd, found) = layer(state, parent, "work", expected, closed)?;
+    let readable = Ownership { mode: 0o755, ..like };
+    let (fd, found) = layer(state, parent, "work", expected, |found| found == expected || found == readable)?;
     if found != expected {
         rustix::fs::chmod(lookup::proc_path(fd.as_fd()), Mode::from_raw_mode(expected.mode))
             .map_err(|reason| AssembleError::State { name: format!("{parent}/work"), reason: reason.into() })?;

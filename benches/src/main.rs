@@ -27,7 +27,7 @@ use crate::table::{Printer, Table};
 /// Measures sealroot's programs beside others that do the same, in turn (A B A B …).
 ///
 /// Figures are medians; a ratio is the median of the pairs' ratios, with the lowest and the highest (start: the quartiles).
-/// SEALROOT_PROGRAM names another boot program than this project's. Needs root.
+/// Needs root.
 #[derive(Parser)]
 #[command(name = "benches")]
 struct Arguments {

@@ -311,13 +311,6 @@ fn image_of_the_other_format() {
     });
 }
 
-fn two_images(first: &str, format: &str, second: &str) -> String {
-    format!(
-        "ask: kernel command line: expected one image (policy.alternatives = \"refuse\"), found v1 sha512:{first} and {format} \
-         sha512:{second}"
-    )
-}
-
 #[test]
 fn command_lines() {
     let with_karg = |line: fn(&Lab) -> String, message: fn(&Lab) -> String| {
@@ -333,12 +326,24 @@ fn command_lines() {
     // Two digests under one key.
     with_karg(
         |lab| format!("{} {}", lab.karg("V1"), lab.karg("OTHER")),
-        |lab| two_images(lab.value("V1"), "v1", lab.value("OTHER")),
+        |lab| {
+            let (first, second) = (lab.value("V1"), lab.value("OTHER"));
+            format!(
+                "ask: kernel command line: karg 'composefs.digest': expected one image, found v1 sha512:{first} and v1 \
+                 sha512:{second}"
+            )
+        },
     );
     // And under two.
     with_karg(
         |lab| format!("{} {}", lab.karg("V1"), lab.karg("V2")),
-        |lab| two_images(lab.value("V1"), "v2", lab.value("V2")),
+        |lab| {
+            let (first, second) = (lab.value("V1"), lab.value("V2"));
+            format!(
+                "ask: kernel command line: expected one image (policy.alternatives = \"refuse\"), found v1 sha512:{first} \
+                 and v2 sha512:{second}"
+            )
+        },
     );
     with_karg(
         |lab| lab.karg("V1").replace('=', "=?"),

@@ -317,6 +317,10 @@ fn work_that_anyone_may_read_or_write() {
         "/etc/work': expected owner and mode 0:0 0700, found 0:0 0775",
     );
     refused(
+        |lab| fs::set_permissions(lab.state_path("etc/work"), fs::Permissions::from_mode(0o2755)).unwrap(),
+        "/etc/work': expected owner and mode 0:0 0700, found 0:0 2755",
+    );
+    refused(
         |lab| fs::set_permissions(lab.state_path("etc/work"), fs::Permissions::from_mode(0o757)).unwrap(),
         "/etc/work': expected owner and mode 0:0 0700, found 0:0 0757",
     );

@@ -19,6 +19,11 @@ pub struct Plain {
 }
 
 impl Plain {
+    /// What was held back to the end.
+    pub fn finish(&mut self) -> String {
+        lossy(&std::mem::take(&mut self.held))
+    }
+
     /// The text without them. What may be the beginning of an escape, or of a character, is held back.
     pub fn push(&mut self, bytes: &[u8]) -> String {
         static ESCAPES: LazyLock<Regex> = LazyLock::new(|| {

@@ -213,7 +213,11 @@ impl Disk {
     /// # Errors
     /// It cannot be read.
     pub fn contains(&self, text: &str) -> Result<bool> {
-        Ok(Command::new("grep").args(["-qaF", text]).arg(self.path()).status()?.success())
+        match Command::new("grep").args(["-qaF", text]).arg(self.path()).status()?.code() {
+            Some(0) => Ok(true),
+            Some(1) => Ok(false),
+            other => bail!("grep in '{}': status {other:?}", self.path().display()),
+        }
     }
 }
 

@@ -51,6 +51,8 @@ pub struct Output {
     pub status: i32,
     /// What it wrote to its standard output and standard error.
     pub text: String,
+    /// The kernel's log.
+    pub console: String,
 }
 
 impl Guest {
@@ -89,7 +91,7 @@ impl Guest {
         let text = String::from_utf8_lossy(&heard.output).into_owned();
         let status = heard.console.lines().find_map(|line| line.strip_prefix("guest: status ")?.trim().parse().ok());
         match (status, ended) {
-            (Some(status), Ended::Stopped | Ended::Exited(_)) => Ok(Output { status, text }),
+            (Some(status), Ended::Stopped | Ended::Exited(_)) => Ok(Output { status, text, console: heard.console }),
             (_, Ended::TimedOut) => bail!("the guest still ran after {} s: {}", self.limit.as_secs(), self.tail(&text)),
             _ => bail!("the guest ended without a status ({ended:?}): {}", self.tail(&heard.console)),
         }

@@ -86,8 +86,11 @@ impl Tree {
 
 impl Drop for Tree {
     fn drop(&mut self) {
-        self.kill();
-        let _ = self.0.wait();
+        // One that ended by itself has been waited for, and its number may be another's.
+        if let Ok(None) = self.0.try_wait() {
+            self.kill();
+            let _ = self.0.wait();
+        }
     }
 }
 
@@ -119,22 +122,25 @@ pub fn run(machine: Machine, limit: Duration, log: &mut File, listener: &mut dyn
         forward(output, sender, Heard::Output);
     }
     let mut plain = Plain::default();
-    loop {
+    let ended = loop {
         match receiver.recv_timeout(limit.saturating_sub(started.elapsed())) {
             Ok(Heard::Console(bytes)) => {
                 let text = plain.push(&bytes);
                 log.write_all(text.as_bytes())?;
                 if listener.console(&text) == Next::Stop {
-                    tree.kill();
-                    return Ok(Ended::Stopped);
+                    break Ended::Stopped;
                 }
             }
             Ok(Heard::Output(bytes)) => listener.output(&bytes),
-            Err(RecvTimeoutError::Timeout) => return Ok(Ended::TimedOut),
+            Err(RecvTimeoutError::Timeout) => break Ended::TimedOut,
             // Both channels are closed.
-            Err(RecvTimeoutError::Disconnected) => return Ok(Ended::Exited(tree.0.wait()?)),
+            Err(RecvTimeoutError::Disconnected) => break Ended::Exited(tree.0.wait()?),
         }
-    }
+    };
+    let rest = plain.finish();
+    log.write_all(rest.as_bytes())?;
+    listener.console(&rest);
+    Ok(ended)
 }
 
 fn forward(mut from: impl Read + Send + 'static, to: Sender<Heard>, kind: fn(Vec<u8>) -> Heard) {

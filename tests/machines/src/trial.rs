@@ -67,6 +67,7 @@ pub fn find_program(name: &str) -> Option<PathBuf> {
 pub struct Trial {
     name: String,
     tier: Tier,
+    waits: bool,
     needs: Vec<Need>,
     run: Box<dyn FnOnce() -> Result<String> + Send>,
 }
@@ -80,7 +81,7 @@ impl fmt::Debug for Trial {
 impl Trial {
     /// A test that runs with each push and needs nothing.
     pub fn new(name: impl Into<String>, run: impl FnOnce() -> Result<String> + Send + 'static) -> Self {
-        Self { name: name.into(), tier: Tier::Push, needs: Vec::new(), run: Box::new(run) }
+        Self { name: name.into(), tier: Tier::Push, waits: false, needs: Vec::new(), run: Box::new(run) }
     }
 
     /// The same, run in another tier.
@@ -102,9 +103,22 @@ impl Trial {
         self.tier <= tier
     }
 
-    /// Whether firmware boots: those tests take longest.
-    pub fn boots_firmware(&self) -> bool {
-        self.name.contains("::firmware::")
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The same, where it only looks at what another test does.
+    #[must_use]
+    pub fn waits(mut self) -> Self {
+        self.waits = true;
+        self
+    }
+
+    /// When it has its turn: long ones first, so that all processors are busy to the end, and at the end those that would only
+    /// wait for others.
+    pub fn turn(&self) -> u32 {
+        if self.waits { 2 } else { u32::from(!self.name.contains("::firmware::")) }
     }
 
     /// For the harness.

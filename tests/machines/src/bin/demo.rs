@@ -56,7 +56,7 @@ fn main() -> Result<ExitCode> {
     fact("boot program", &format!("{} bytes, static", program.metadata()?.len()));
     fact("digest", &shortened(world.value("SHA512_V1")?));
     let mut failures = 0;
-    for (number, ((heading, keys, came), outcome)) in (2..).zip(STEPS.iter().zip(all(demonstrated()))) {
+    for (number, ((heading, keys, came), outcome)) in (2..).zip(STEPS.iter().zip(all(demonstrated()?))) {
         let outcome = outcome.recv().context("a machine's thread ended early")?;
         title(&paint, number, heading);
         match outcome {

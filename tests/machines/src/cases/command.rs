@@ -1,6 +1,7 @@
 //! The command `sealroot` as it is shipped: what needs root, and what would take the program of `cargo test` minutes.
 
 use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -68,7 +69,12 @@ fn run(program: &Path, arguments: &[&str]) -> Result<Said> {
 fn digest_of_a_gigabyte(algorithm: &str) -> Result<String> {
     let folder = scratch()?;
     let file = folder.path().join("file");
-    File::create(&file)?.set_len(1 << 30 | 1)?;
+    let written = File::create(&file)?;
+    written.set_len(1 << 30 | 1)?;
+    // Something else in each MiB, so that no two hashes of the upper levels are alike; most of it is a hole.
+    for number in 0..1024_u64 {
+        written.write_all_at(&number.to_le_bytes(), number << 20)?;
+    }
     let file = file.to_str().context("a path in UTF-8")?;
     let ours = sealroot(&["digest", "--algorithm", algorithm, file])?;
     let theirs = run(Path::new("fsverity"), &["digest", &format!("--hash-alg={algorithm}"), file])?;

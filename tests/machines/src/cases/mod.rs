@@ -17,8 +17,9 @@ use crate::trial::{Tier, Trial};
 /// # Errors
 /// A list cannot be made.
 pub fn all(tier: Tier, filter: Option<&str>) -> Result<Vec<Trial>> {
-    let part_of = |word: &str| word.split_once("::").map(|(part, _)| part.to_owned()).unwrap_or_default();
-    let wanted = |part: &str| filter.map(part_of).is_none_or(|word| word.is_empty() || word == part);
+    let parts = ["kernel", "rollback", "attack", "boot", "command", "dracut", "instructions", "uki"];
+    let asked = filter.and_then(|word| word.split_once("::")).map(|(part, _)| part).filter(|part| parts.contains(part));
+    let wanted = |part: &str| asked.is_none_or(|asked| asked == part);
     let mut trials = Vec::new();
     if wanted("kernel") {
         trials.extend(guest::trials(tier, filter)?);
@@ -32,7 +33,6 @@ pub fn all(tier: Tier, filter: Option<&str>) -> Result<Vec<Trial>> {
         trials.extend(trials_of());
     }
     trials.retain(|trial| trial.is_in(tier));
-    // Long ones first, so that all processors are busy to the end.
-    trials.sort_by_key(|trial| !trial.boots_firmware());
+    trials.sort_by_key(Trial::turn);
     Ok(trials)
 }

@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::Result;
-use tempfile::TempDir;
 
 use super::attack_disk::META;
 use super::expect::Expected;
@@ -28,6 +27,8 @@ const MISSING_DISK: &str = "PARTUUID=5ea17007-0000-4000-8000-00000000dead";
 /// A line of an fstab that mounts over a sealed directory.
 const FSTAB: &str = "tmpfs /usr/share tmpfs";
 const SHELL: &str = r"Press Enter for maintenance|Cannot open access to console|sh-[0-9.]+# $|pre-mount:.*#";
+const TWO_UNDER_ONE_KEY: &str = "ask: kernel command line: karg 'composefs.digest': expected one image, found v1 sha512:{digest} \
+                                 and v1 sha512:{other}";
 const CONTRADICTION: &str = "ask: kernel command line: expected one image (policy.alternatives = \"refuse\"), found";
 
 /// What the command line and the configuration ask for.
@@ -41,11 +42,12 @@ pub fn asked() -> Vec<Scenario> {
             "v1 sha512:{digest} and v2 sha512:{SHA512_V2}",
         )
         .debugfs(&["rm /composefs/images/{digest}"]),
-        both(
-            "second_digest_under_the_same_key",
-            &["{karg}", "composefs.digest=v1-sha512-12:{other}"],
-            "v1 sha512:{digest} and v1 sha512:{other}",
-        ),
+        // Not even a config that allows a digest for each key allows two for one.
+        case("second_digest_under_the_same_key")
+            .policy("alternatives = \"first-existing\"")
+            .kargs(&["{karg}", "composefs.digest=v1-sha512-12:{other}"])
+            .debugfs(&["rm /composefs/images/{digest}"])
+            .refused(TWO_UNDER_ONE_KEY),
         case("no_karg")
             .kargs(&["some=argument"])
             .refused("ask: kernel command line: expected a karg 'composefs.digest' or 'composefs', found neither"),
@@ -191,8 +193,10 @@ pub fn nothing_happens() -> Vec<Scenario> {
         .on_esp(signed_addon, "EFI/sealed.efi.extra.d/signed.addon.efi")
         .drop_in(SEALROOT, SKIPPED)
         .drop_in(PIVOT, NO_GATE)
-        // overlayfs refuses to follow it, and so to open it.
-        .must("/etc/planted-redirect", "")
+        // overlayfs refuses to follow it, and so to look it up.
+        .says("refusing to follow metacopy origin for (/planted-redirect)")
+        // Hidden where it was planted to be hidden, and nowhere else.
+        .must("hidden", "/etc/debian_version")
         .says("is set, skipping importing of credentials")
         .never_says("addon-was-here");
     for folder in ["var", "etc"] {
@@ -251,26 +255,25 @@ pub fn before() -> Vec<Scenario> {
             .loader("default attack.conf\n")
             .on_esp(sealed_uki, "EFI/sealed.efi")
             .on_esp(attack_entry, "loader/entries/attack.conf")
-            .refused(&format!("{CONTRADICTION} v1 sha512:{{digest}} and v1 sha512:{{other}}")),
+            .refused(TWO_UNDER_ONE_KEY),
     ]
 }
 
-fn sealed_uki(world: &World, scenario: &Scenario) -> Result<(PathBuf, TempDir)> {
-    Ok((scenario.make_uki(world, &[])?, builders::scratch()?))
+fn sealed_uki(world: &World, scenario: &Scenario, _: &Path) -> Result<PathBuf> {
+    scenario.make_uki(world, &[])
 }
 
 /// A boot loader's entry that starts the image with one more karg.
-fn attack_entry(world: &World, scenario: &Scenario) -> Result<(PathBuf, TempDir)> {
+fn attack_entry(world: &World, scenario: &Scenario, scratch: &Path) -> Result<PathBuf> {
     let line = scenario.make_uki(world, &["--print-command-line"])?;
     let more = world.fill("composefs.digest=v1-sha512-12:{other}")?;
-    let folder = builders::scratch()?;
-    let entry = folder.path().join("attack.conf");
+    let entry = scratch.join("attack.conf");
     fs::write(&entry, format!("title attack\nefi /EFI/sealed.efi\noptions {} {more}\n", line.display()))?;
-    Ok((entry, folder))
+    Ok(entry)
 }
 
-fn unsigned_addon(_: &World, _: &Scenario) -> Result<(PathBuf, TempDir)> {
-    Ok((addon()?, builders::scratch()?))
+fn unsigned_addon(_: &World, _: &Scenario, _: &Path) -> Result<PathBuf> {
+    addon()
 }
 
 fn addon() -> Result<PathBuf> {
@@ -278,12 +281,11 @@ fn addon() -> Result<PathBuf> {
 }
 
 /// An addon with the signature of a key that the firmware does not know.
-fn signed_addon(_: &World, _: &Scenario) -> Result<(PathBuf, TempDir)> {
-    let folder = builders::scratch()?;
-    let [key, certificate, signed] = ["key", "certificate", "addon.efi"].map(|name| folder.path().join(name));
+fn signed_addon(_: &World, _: &Scenario, scratch: &Path) -> Result<PathBuf> {
+    let [key, certificate, signed] = ["key", "certificate", "addon.efi"].map(|name| scratch.join(name));
     let mut request = Command::new("openssl");
     request.args(["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=attacker", "-keyout"]);
     disk::run(request.arg(&key).arg("-out").arg(&certificate))?;
     sign(Path::new(&addon()?), &key, &certificate, &signed)?;
-    Ok((signed, folder))
+    Ok(signed)
 }

@@ -1,10 +1,9 @@
 //! The command for people, asked in the booted system, before and after each of several kinds of damage (see `ask`, which asks).
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use regex::Regex;
-use tempfile::TempDir;
 
 use super::expect::NUMBER;
 use super::scenario::{Content, Scenario, case};
@@ -101,7 +100,7 @@ fn same_number_of_objects(console: &Console) -> Vec<String> {
     if numbers.len() == 1 { Vec::new() } else { vec![format!("expected one number of objects, found {numbers:?}")] }
 }
 
-fn wrong_uki(world: &World, scenario: &Scenario) -> Result<(PathBuf, TempDir)> {
+fn wrong_uki(world: &World, scenario: &Scenario, _: &Path) -> Result<PathBuf> {
     let wrong = scenario.clone().policy("krag = \"optional\"");
-    Ok((wrong.make_uki(world, &[])?, builders::scratch()?))
+    wrong.make_uki(world, &[])
 }

@@ -3,6 +3,7 @@
 use anyhow::Result;
 use regex::Regex;
 
+use super::play;
 use super::scenario::{Initramfs, On, Scenario};
 use super::world::World;
 use crate::console::{Console, Event, numbered, shortened};
@@ -69,12 +70,13 @@ const PROMPT: &str = r"[Ll]ogin:|Press Enter|maintenance|[Pp]assword:|^[a-z0-9@:
 /// The expectation names something that there is not.
 pub fn problems(scenario: &Scenario, world: &World, on: On, console: &Console, disk: &Disk) -> Result<Vec<String>> {
     let mut judge = Judge { scenario, world, on, console, found: Vec::new() };
-    if !matches!(console.ended, Ended::Stopped) {
-        let by_itself = matches!(console.ended, Ended::Exited(_));
-        // A native machine that switched itself off is gone before its last line is looked at.
-        judge.unless(by_itself && console.events().last() == Some(&Event::PowerOff), || {
-            format!("expected an end that is known, found {:?}", console.ended)
-        });
+    judge.unless(console.ended == Ended::Stopped, || {
+        format!("expected an end that is known, found {:?}", console.ended)
+    });
+    if !matches!(scenario.expected, Expected::RefusedByFirmware) {
+        let release = play::release(scenario, on)?;
+        let started = format!("Linux version {release} ");
+        judge.unless(console.text.contains(&started), || format!("expected '{started}' on the console"));
     }
     // Nothing that anyone writes to a disk may make a program panic.
     judge.never("RUST_BACKTRACE|panicked at", "a program panicked");
@@ -106,6 +108,12 @@ pub fn problems(scenario: &Scenario, world: &World, on: On, console: &Console, d
         }
         Expected::Events(expected) => {
             let (expected, found) = (expected(world)?, console.events());
+            if expected.iter().any(|event| matches!(event, Event::Sealed(_))) {
+                judge.sealed("SHA512_V1", "{CANARY_SHA256SUM}")?;
+            } else {
+                judge.never(STARTED, "sign of a pivot");
+                judge.never(PROMPT, "sign of a prompt");
+            }
             judge.unless(expected == found, || format!("expected the events {expected:#?}\nfound {found:#?}"));
             let starts = 1 + found.iter().filter(|event| **event == Event::Restart).count();
             let checked = console.text.matches("EFI stub: UEFI Secure Boot is enabled").count();
@@ -165,7 +173,10 @@ impl Judge<'_> {
     }
 
     fn answers(&mut self, key: &str, answer: &str) {
-        let found = self.console.probe(key).unwrap_or_default();
+        let Some(found) = self.console.probe(key) else {
+            self.found.push(format!("{key}: expected '{answer}', found no answer"));
+            return;
+        };
         self.unless(whole(answer, found), || format!("{key}: expected '{answer}'\n{key}: found    '{found}'"));
     }
 
@@ -222,6 +233,7 @@ impl Judge<'_> {
         if !refusal.starts_with("gate:") {
             self.never("sealroot: .*root in place", "a root was in place");
         }
+        self.never("^boot-init: .* ended with status", "the machine was not ended by the boot program");
         self.never(STARTED, "sign of a pivot");
         self.never(PROMPT, "sign of a prompt");
     }

@@ -10,6 +10,7 @@ mod rollback;
 pub mod scenario;
 pub mod world;
 
+use anyhow::{Context, Result};
 use scenario::Scenario;
 
 use crate::trial::Trial;
@@ -33,10 +34,14 @@ pub fn attacks() -> Vec<Scenario> {
 }
 
 /// What `qemu/demo` shows: the sealed system, and four of the attacks.
-pub fn demonstrated() -> Vec<Scenario> {
+///
+/// # Errors
+/// One of them is gone.
+pub fn demonstrated() -> Result<Vec<Scenario>> {
     let all = [boots::boots(), attacks()].concat();
     let wanted = ["sha512_v1", "image_xattrs_flipped", "image_replaced", "object_flipped", "unsigned_uki"];
-    wanted.iter().filter_map(|name| all.iter().find(|scenario| scenario.name == *name).cloned()).collect()
+    let named = |name: &&str| all.iter().find(|scenario| scenario.name == *name).cloned();
+    wanted.iter().map(|name| named(name).with_context(|| format!("no scenario is named '{name}'"))).collect()
 }
 
 /// The tests of a part: `boot`, `attack` or `rollback`.

@@ -47,12 +47,11 @@ impl Scenario {
 
     fn boot(&self, world: &World, on: On, log: &Path) -> Result<(Console, Disk)> {
         let disk = Disk::copy_of(&world.disk(self.algorithm)?)?;
+        let scratch = builders::scratch()?;
         let on_disk = |step: &&Step| on == On::Firmware || !matches!(step, Step::OnEsp(..));
         for step in self.steps.iter().filter(on_disk) {
-            let (change, _held) = self.change(world, step)?;
-            disk.change(&change)?;
+            disk.change(&self.change(world, step, scratch.path())?)?;
         }
-        let scratch = builders::scratch()?;
         if on == On::Firmware {
             self.fill_esp(world, &disk, scratch.path())?;
         }
@@ -94,7 +93,7 @@ impl Scenario {
         Ok((Console { text: heard.text, ended, log: log.into() }, disk))
     }
 
-    fn change(&self, world: &World, step: &Step) -> Result<(Change, Option<tempfile::TempDir>)> {
+    fn change(&self, world: &World, step: &Step, scratch: &Path) -> Result<Change> {
         let fill = |texts: &[String]| texts.iter().map(|text| world.fill(text)).collect::<Result<Vec<_>>>();
         let change = match step {
             Step::FlipImage(place) => {
@@ -116,11 +115,11 @@ impl Scenario {
                 Change::Write(content, commands.iter().map(|text| text.replace('\u{0}', "{file}")).collect())
             }
             Step::OnEsp(make, path) => {
-                let (file, folder) = make(world, self)?;
-                return Ok((Change::OnEsp(file, (*path).into()), Some(folder)));
+                let file = make(world, self, scratch)?;
+                Change::OnEsp(file, (*path).into())
             }
         };
-        Ok((change, None))
+        Ok(change)
     }
 
     fn filled_kargs(&self, world: &World) -> Result<Vec<String>> {
@@ -217,9 +216,30 @@ impl Scenario {
         };
         let settings = scratch.join("loader.conf");
         fs::write(&settings, format!("timeout 0\n{entry}"))?;
-        disk.change(&Change::OnEsp(world.signed_loader()?, start.into()))?;
+        let loader = scratch.join("loader.efi");
+        fs::write(&loader, world.signed_loader()?)?;
+        disk.change(&Change::OnEsp(loader, start.into()))?;
         disk.change(&Change::OnEsp(settings, "loader/loader.conf".into()))
     }
+}
+
+/// The release of Linux that a scenario starts.
+///
+/// # Errors
+/// A kernel cannot be built.
+pub fn release(scenario: &Scenario, on: On) -> Result<String> {
+    let folder = match on {
+        On::Native(kernel) => builders::built("native-kernel", &[kernel])?,
+        On::Firmware => match scenario.uki[..] {
+            ["--kernel", kernel, ..] => builders::built("kernel", &[kernel])?,
+            _ => {
+                let modules = World::get()?.rootfs.join("usr/lib/modules");
+                let entry = fs::read_dir(&modules)?.next().context("the Debian root has no kernel")??;
+                return entry.file_name().into_string().ok().context("a release that is no text");
+            }
+        },
+    };
+    Ok(fs::read_to_string(folder.join("release"))?.trim().to_owned())
 }
 
 fn tail(console: &Console) -> String {
@@ -230,7 +250,7 @@ fn tail(console: &Console) -> String {
 
 /// What ends a boot: the report from inside, a stopped machine, a prompt, the firmware giving up.
 fn ends(line: &str) -> ControlFlow<()> {
-    let restarts = ["reboot: Restarting", "reboot: machine restart"].iter().any(|end| line.contains(end));
+    let restarts = ["reboot: Restarting system", "reboot: machine restart"].iter().any(|end| line.contains(end));
     if restarts || line.starts_with("sealroot-probe: end") { ControlFlow::Break(()) } else { ends_for_good(line) }
 }
 

@@ -1,10 +1,9 @@
 //! Rollback without hands: systemd-boot counts the tries of a sealed deployment that sealroot refuses, and falls back to the one
 //! before it, under Secure Boot, all in one run of one machine with its own firmware variables.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
-use tempfile::TempDir;
 
 use super::expect::Expected;
 use super::scenario::{Scenario, case};
@@ -40,13 +39,13 @@ pub fn rollback() -> Vec<Scenario> {
     ]
 }
 
-fn newer(world: &World, _: &Scenario) -> Result<(PathBuf, TempDir)> {
+fn newer(world: &World, _: &Scenario, _: &Path) -> Result<PathBuf> {
     let karg = world.fill("composefs.digest=v1-sha512-12:{other}")?;
-    Ok((builders::built("uki", &["--version", "2", &karg])?, builders::scratch()?))
+    builders::built("uki", &["--version", "2", &karg])
 }
 
-fn older(world: &World, _: &Scenario) -> Result<(PathBuf, TempDir)> {
-    Ok((builders::built("uki", &["--version", "1", &world.fill("{karg}")?])?, builders::scratch()?))
+fn older(world: &World, _: &Scenario, _: &Path) -> Result<PathBuf> {
+    builders::built("uki", &["--version", "1", &world.fill("{karg}")?])
 }
 
 /// A refusal of an entry with so many tries left, and the restart.

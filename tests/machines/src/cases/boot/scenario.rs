@@ -1,6 +1,6 @@
 //! One boot: what is done to the machine, and what must come of it. Built up like a sentence, for the tables.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use anyhow::{Result, anyhow};
@@ -49,7 +49,7 @@ pub(super) enum Step {
     FlipObject(&'static str),
     Debugfs(Vec<String>),
     Write(Content, Vec<String>),
-    OnEsp(fn(&World, &Scenario) -> Result<(PathBuf, tempfile::TempDir)>, &'static str),
+    OnEsp(fn(&World, &Scenario, &Path) -> Result<PathBuf>, &'static str),
 }
 
 /// What a file is made of.
@@ -220,7 +220,7 @@ impl Scenario {
         self.root = "/dev/mapper/sealed".into();
         // An emulated CPU takes its time to decrypt.
         self.limit = 600;
-        self.systemd()
+        self.systemd().says("Finished systemd-cryptsetup@sealed.service - Cryptography Setup for sealed")
     }
 
     /// An option of `qemu/uki`, for firmware only.
@@ -276,12 +276,8 @@ impl Scenario {
         self.debugfs(&["rm /composefs/images/{digest}", "symlink /composefs/images/{digest} ../{other_object}"])
     }
 
-    /// A file on the EFI system partition.
-    pub fn on_esp(
-        mut self,
-        make: fn(&World, &Self) -> Result<(PathBuf, tempfile::TempDir)>,
-        path: &'static str,
-    ) -> Self {
+    /// A file on the EFI system partition, made in a folder of the boot's own or found in the cache.
+    pub fn on_esp(mut self, make: fn(&World, &Self, &Path) -> Result<PathBuf>, path: &'static str) -> Self {
         self.steps.push(Step::OnEsp(make, path));
         self
     }
@@ -405,7 +401,8 @@ impl Scenario {
                     let outcome = outcome.get_or_init(|| scenario.run(part, on).map_err(|error| format!("{error:#}")));
                     outcome.clone().map_err(|error| anyhow!(error))
                 };
-                trials.push(Trial::new(format!("{part}::{}::{name}", on.label()), run).tier(tier).needs(needs));
+                let trial = Trial::new(format!("{part}::{}::{name}", on.label()), run).tier(tier).needs(needs);
+                trials.push(if *name == self.name { trial } else { trial.waits() });
             }
         };
         if let Some(release) = self.native {

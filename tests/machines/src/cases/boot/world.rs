@@ -1,11 +1,11 @@
 //! What all boots share: the sealed Debian, the digests of its images, and the names that a table uses for them.
 
 use std::collections::BTreeMap;
-use std::fs::File;
+use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::{LazyLock, Mutex, OnceLock, PoisonError};
+use std::sync::{LazyLock, OnceLock};
 
 use anyhow::{Context, Result, anyhow, ensure};
 use regex::Regex;
@@ -129,16 +129,17 @@ impl World {
         builders::built("disk", &[algorithm])
     }
 
-    /// A program of the sealed Debian, signed with the key that the firmware knows.
+    /// systemd-boot of the sealed Debian, signed with the key that the firmware knows.
     ///
     /// # Errors
     /// It cannot be signed.
-    pub fn signed_loader(&self) -> Result<PathBuf> {
-        static LOADER: Mutex<Option<(PathBuf, tempfile::TempDir)>> = Mutex::new(None);
-        let mut loader = LOADER.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((path, _)) = &*loader {
-            return Ok(path.clone());
-        }
+    pub fn signed_loader(&self) -> Result<&'static [u8]> {
+        static LOADER: OnceLock<Result<Vec<u8>, String>> = OnceLock::new();
+        let loader = LOADER.get_or_init(|| self.sign_loader().map_err(|error| format!("{error:#}")));
+        loader.as_deref().map_err(|error| anyhow!("{error}"))
+    }
+
+    fn sign_loader(&self) -> Result<Vec<u8>> {
         let folder = builders::scratch()?;
         let (key, path) = (folder.path().join("key"), folder.path().join("loader.efi"));
         let mut decrypt = Command::new("openssl");
@@ -146,8 +147,7 @@ impl World {
         disk::run(decrypt.arg(&key))?;
         let unsigned = self.rootfs.join("usr/lib/systemd/boot/efi/systemd-bootx64.efi");
         sign(&unsigned, &key, Path::new("/usr/share/ovmf/PkKek-1-snakeoil.pem"), &path)?;
-        *loader = Some((path.clone(), folder));
-        Ok(path)
+        Ok(fs::read(path)?)
     }
 
     /// Where in the image something is, as a block of the file and a byte of the block.
