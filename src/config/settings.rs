@@ -39,7 +39,7 @@ pub enum SecureBootPolicy {
 /// `policy.alternatives`
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Alternatives {
-    /// Several different digests on the command line are a refusal.
+    /// A different digest under each key of the command line is a refusal.
     Refuse,
     /// The first one whose image exists is used.
     FirstExisting,
