@@ -106,7 +106,9 @@ impl Guest {
         match &self.kind {
             Kind::Native(kernel) => {
                 ensure!(!self.instruction_clock, "a native machine does not count instructions");
-                let arguments = ["guest_output=/dev/ttyS0", "loglevel=6", "printk.devkmsg=on"].map(str::to_owned);
+                // A native kernel thinks that it has root=, with which its first root would be a ramfs.
+                let arguments = ["guest_output=/dev/ttyS0", "rootfstype=tmpfs", "loglevel=6", "printk.devkmsg=on"];
+                let arguments = arguments.map(str::to_owned);
                 Native {
                     kernel,
                     memory: self.memory,

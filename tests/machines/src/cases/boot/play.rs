@@ -18,11 +18,6 @@ use crate::firmware::Firmware;
 use crate::native::{Drive, Native};
 use crate::process;
 
-/// What is on the command line of every sealed system: no credentials from outside, no mounts from a writable /etc/fstab, no
-/// shell in the initrd, no hibernation image.
-const SEALED: [&str; 6] =
-    ["systemd.import_credentials=no", "fstab=no", "rd.fstab=no", "rd.shell=0", "rd.emergency=halt", "noresume"];
-
 impl Scenario {
     /// Boots, and says what was seen.
     ///
@@ -131,19 +126,16 @@ impl Scenario {
         format!("[policy]\nfailure-delay = 0\n{}\n", self.config.as_deref().unwrap_or_default())
     }
 
+    /// The command line that the signed image of this boot would have, for a native machine: its console is another one, and
+    /// what comes in a credential comes here.
     fn native_arguments(&self, world: &World) -> Result<Vec<String>> {
-        // `rw` first: what a scenario says about it comes later, and the last one holds.
-        let mut arguments = vec![format!("root={}", self.root), "rw".into(), "systemd.show_status=yes".into()];
-        if !self.open {
-            arguments.extend(SEALED.map(str::to_owned));
-        }
-        arguments.extend(self.filled_kargs(world)?);
+        let line = self.make_uki(world, &["--print-command-line"])?;
+        let line = line.to_str().context("a command line that is no text")?;
+        let mut arguments: Vec<_> =
+            line.split(' ').filter(|argument| !argument.starts_with("console=")).map(str::to_owned).collect();
         for string in &self.strings {
             let (name, value) = string.split_once('=').context("a credential without a value")?;
             arguments.push(format!("systemd.set_credential_binary={name}:{value}"));
-        }
-        if arguments.iter().any(|argument| argument == "ro") {
-            arguments.retain(|argument| argument != "rw");
         }
         Ok(arguments)
     }

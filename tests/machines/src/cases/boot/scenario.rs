@@ -220,7 +220,7 @@ impl Scenario {
         self.root = "/dev/mapper/sealed".into();
         // An emulated CPU takes its time to decrypt.
         self.limit = 600;
-        self.systemd().says("Finished systemd-cryptsetup@sealed.service - Cryptography Setup for sealed")
+        self.systemd().says("Finished systemd-cryptsetup@sealed").says("- Cryptography Setup for sealed.")
     }
 
     /// An option of `qemu/uki`, for firmware only.
