@@ -8,7 +8,7 @@ make_tiny_root() {
   mkdir -p "$root"/{dev,etc,proc,run,sys,sysroot,tmp,var} "$root"/usr/{bin,lib/systemd,share/more}
   ln -s usr/lib "$root/lib"
   # Without an interpreter and a C library, whose hashes would take most of a boot's time.
-  echo 'void _start(void) { for (;;); }' | cc -O2 -x c -nostdlib -static -o "$root/usr/lib/systemd/systemd" -
+  echo 'void _start(void) { for (;;); }' | cc -O2 -s -x c -nostdlib -static -o "$root/usr/lib/systemd/systemd" -
   echo 'ID=tiny-fixture' >"$root/usr/lib/os-release"
   for ((number = 0; number < 20; number++)); do
     seq -f "line %g of file $number, which has its own object" "$((100 + 10 * number))" >"$root/usr/share/file-$number"
