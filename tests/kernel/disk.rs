@@ -10,7 +10,7 @@ use std::sync::{Mutex, OnceLock};
 
 use nix::errno::Errno;
 use nix::kmod;
-use nix::mount::{MntFlags, MsFlags, umount2};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
 use crate::expect::loop_devices;
 use crate::lab::{Lab, PROGRAM, mount_at};
@@ -166,14 +166,20 @@ pub fn load_more_modules() {
 
 impl Lab {
     pub fn attach(&self) {
-        self.mount_disk(Access::Writable);
-        *self.loop_devices.lock().unwrap() = loop_devices().count();
+        self.try_attach().expect("mount the disk");
     }
 
-    fn mount_disk(&self, access: Access) {
+    /// The same where the filesystem may be too damaged for that.
+    pub fn try_attach(&self) -> nix::Result<()> {
+        self.mount_disk(Access::Writable)?;
+        *self.loop_devices.lock().unwrap() = loop_devices().count();
+        Ok(())
+    }
+
+    fn mount_disk(&self, access: Access) -> nix::Result<()> {
         let (device, _until_mounted) = loops::until_unused(DISK_FILE, access);
         let flags = if access == Access::ReadOnly { MsFlags::MS_RDONLY } else { MsFlags::empty() };
-        mount_at(device.to_str().unwrap(), DISK, Some(self.disk.filesystem()), flags);
+        mount(Some(&device), DISK, Some(self.disk.filesystem()), flags, None::<&str>)
     }
 
     pub fn detach(&self) {
@@ -190,7 +196,7 @@ impl Lab {
     /// Has the disk on a device that nobody can write to.
     pub fn protect(&self) {
         self.detach();
-        self.mount_disk(Access::ReadOnly);
+        self.mount_disk(Access::ReadOnly).expect("mount the disk");
     }
 
     /// Makes the physical root's filesystem read-only, as `ro` on the command line does.

@@ -162,7 +162,7 @@ pub fn loop_devices() -> impl Iterator<Item = String> {
 pub fn wait_until(what: &str, is_so: impl Fn() -> bool) {
     let started = Instant::now();
     while !is_so() {
-        assert!(started.elapsed() < Duration::from_secs(10), "expected that {what}");
+        assert!(started.elapsed() < Duration::from_secs(60), "expected that {what}");
         thread::sleep(Duration::from_millis(1));
     }
 }

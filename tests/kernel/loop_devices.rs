@@ -29,8 +29,20 @@ fn erofs_from_block_devices_only() {
         let report = lab.expect_sealed(&lab.boot_on(&mut BlockDevicesOnly), lab.digest());
         let expected = Value::from("loop");
         assert_eq!(report["kernel"], with_erofs(features(Release::running()), expected));
+        expect_read_only();
         expect_usable(lab);
     });
+}
+
+/// Nobody can write to the image through its loop device.
+fn expect_read_only() {
+    let devices = fs::read_dir("/sys/block").unwrap().map(|entry| entry.unwrap().path());
+    let holds_image = |device: &PathBuf| {
+        fs::read_to_string(device.join("loop/backing_file")).is_ok_and(|file| !file.trim().ends_with("disk.img"))
+    };
+    let images: Vec<_> = devices.filter(holds_image).collect();
+    assert_eq!(images.len(), 1, "{images:?}");
+    assert_eq!(fs::read_to_string(images[0].join("ro")).unwrap(), "1\n");
 }
 
 fn with_erofs(mut features: Value, erofs: Value) -> Value {

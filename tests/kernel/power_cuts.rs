@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use nix::errno::Errno;
 use nix::mount::MsFlags;
 
 use crate::command::COMMAND;
@@ -27,7 +28,7 @@ use crate::watchdog::Watchdog;
 /// How many cuts there are without `SEALROOT_CUTS`.
 const SAMPLE: usize = 16;
 /// Both boots and the reading of everything take a few seconds.
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_secs(300);
 
 /// What writes to the disk, and what must hold whenever it is cut short.
 struct Writer {
@@ -228,7 +229,17 @@ fn cut_power(lab: &Lab, writer: &Writer, kept: &Kept) {
         watchdog.next(description.clone());
         lab.detach();
         recording.apply(&cut, &before.write());
-        lab.attach();
+        // A torn superblock is not sealroot's to mend: nothing is booted from it.
+        match lab.try_attach() {
+            Ok(()) => {}
+            Err(reason @ (Errno::EBADMSG | Errno::EUCLEAN)) => {
+                *outcomes.entry(format!("the physical root cannot be mounted ({reason:?})")).or_insert(0) += 1;
+                before.write();
+                lab.attach();
+                continue;
+            }
+            Err(reason) => panic!("{description}: mount the disk: {reason}"),
+        }
         let outcome = panic::catch_unwind(AssertUnwindSafe(|| boot_what_is_left(lab, writer, kept, &complete)));
         let outcome = outcome.unwrap_or_else(|_| panic!("{description}: see above"));
         *outcomes.entry(outcome).or_insert(0) += 1;
