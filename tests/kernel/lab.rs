@@ -18,6 +18,8 @@ use crate::kernel::{self, Ending, Kernel, Running};
 use crate::raw;
 
 pub const SYSROOT: &str = "/sysroot";
+/// What stands for the kernel's command line.
+const COMMAND_LINE: &str = "/run/lab/cmdline";
 pub const PROGRAM: &str = "/usr/lib/sealroot/sealroot-initrd";
 
 /// Several digests on the command line are fine: the first whose image exists.
@@ -93,6 +95,8 @@ impl Lab {
         wait_until("the disk of the test before is gone", || !loop_devices().any(|file| file.contains("disk.img")));
         self.attach();
         self.command_line(&self.karg("V1"));
+        // Once: in shared mounts, each further one would double their number.
+        mount_at(COMMAND_LINE, "/proc/cmdline", None, MsFlags::MS_BIND);
     }
 
     /// What is left is unmounted at once. When a namespace goes, the kernel does it some time later.
@@ -160,8 +164,7 @@ impl Lab {
 
     /// Replaces the kernel command line.
     pub fn command_line(&self, text: &str) {
-        fs::write("/run/lab/cmdline", format!("{text}\n")).unwrap();
-        mount_at("/run/lab/cmdline", "/proc/cmdline", None, MsFlags::MS_BIND);
+        fs::write(COMMAND_LINE, format!("{text}\n")).unwrap();
     }
 
     /// Replaces sealroot.toml.
