@@ -49,6 +49,22 @@ fn run(script: &str, arguments: &[&str]) -> Result<String> {
     Ok(String::from_utf8(output.stdout)?.trim_end().to_owned())
 }
 
+/// Has rustup add what programs for a compilation target need, where it is not there.
+///
+/// # Errors
+/// It cannot be had.
+pub fn ensure_target(target: &str) -> Result<()> {
+    let output =
+        Command::new("rustc").args(["--print", "target-libdir", "--target", target]).output().context("rustc")?;
+    ensure!(output.status.success(), "rustc knows no target {target}: {}", String::from_utf8_lossy(&output.stderr));
+    if Path::new(String::from_utf8(output.stdout)?.trim_end()).is_dir() {
+        return Ok(());
+    }
+    let status = Command::new("rustup").args(["target", "add", target]).status().context("rustup")?;
+    ensure!(status.success(), "rustup target add {target}: {status}");
+    Ok(())
+}
+
 /// A file of `NAME=VALUE` lines.
 ///
 /// # Errors

@@ -187,6 +187,7 @@ fn programs(target: &'static str) -> Result<Programs> {
     if let Some(programs) = built.get(target) {
         return Ok(programs.clone());
     }
+    builders::ensure_target(target)?;
     let mut cargo = Command::new(env!("CARGO"));
     cargo.current_dir(builders::project()).env("CARGO_PROFILE_DEV_DEBUG", "0").env("CARGO_PROFILE_DEV_STRIP", "true");
     cargo.env("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_MUSL_LINKER", "rust-lld").env_remove("RUSTFLAGS");

@@ -13,7 +13,7 @@ use std::sync::{LazyLock, Mutex, PoisonError};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 
-use crate::builders::{project, scratch};
+use crate::builders::{ensure_target, project, scratch};
 use crate::trial::{Need, Trial, find_program};
 
 const PARTS: [&str; 5] = ["command-line", "sealroot.toml", "setup-root-conf.toml", "policy", "image"];
@@ -72,10 +72,7 @@ fn instructions(part: &str) -> Result<u64> {
 
 /// Builds what is counted as the boot program is built, and gives the path of the file.
 fn build() -> Result<PathBuf> {
-    let libraries = output(Command::new("rustc").args(["--print", "target-libdir", "--target", TARGET]))?;
-    if !Path::new(libraries.trim_end()).is_dir() {
-        output(Command::new("rustup").args(["target", "add", TARGET]))?;
-    }
+    ensure_target(TARGET)?;
     let mut cargo = Command::new("cargo");
     cargo.args(["build", "--quiet", "--release", "--locked", "--example", "instructions", "--target", TARGET]);
     output(cargo.current_dir(project()).env_remove("RUSTFLAGS"))?;
