@@ -7,9 +7,10 @@ use std::time::{Duration, Instant};
 
 use thiserror::Error;
 
+use crate::added::AddedString;
 use crate::assemble::{self, AssembleError, AssembledRoot, assemble};
 use crate::cmdline::CommandLine;
-use crate::config::{Check, OnFailure};
+use crate::config::{Check, FirmwareStrings, OnFailure};
 use crate::firmware::{BootEntry, SecureBoot};
 use crate::image::{self, ReadAhead};
 use crate::inputs::{self, Firmware, InputError};
@@ -32,6 +33,11 @@ pub const REFUSED: &str = "boot refused";
 pub const IN_PLACE: &str = "sealed root in place";
 /// The start of the line that says that a root is in place that nobody verifies.
 pub const UNVERIFIED: &str = "UNVERIFIED root in place";
+
+/// systemd ends a generator after 90 s, and goes on without it.
+const GENERATOR_TIME: Duration = Duration::from_secs(30);
+/// What every initramfs of systemd's has.
+const INITRD_RELEASE: &str = "/etc/initrd-release";
 
 /// Why a boot is refused: the step, and what went wrong in it.
 #[derive(Debug, Error)]
@@ -104,6 +110,18 @@ pub fn mount(sysroot: &Path) -> Result<(), BootError> {
     mount_sealed(sysroot, &mut report).inspect_err(|error| refuse(sysroot, &mut report, error))
 }
 
+/// `early`: refuses a boot whose signed image something was added to, before systemd starts any unit: a shell that was asked
+/// for is not reached. For the rest, which needs modules and the disk, [`mount()`] comes later.
+///
+/// # Errors
+/// The boot is refused, as for [`mount()`].
+pub fn early(sysroot: &Path) -> Result<(), BootError> {
+    if !Path::new(INITRD_RELEASE).exists() {
+        return Ok(());
+    }
+    look_early().inspect_err(|error| refuse_within(GENERATOR_TIME, sysroot, &mut Report::default(), error))
+}
+
 /// `gate`: looks whether what stands at `sysroot` is still what `mount` left there.
 ///
 /// # Errors
@@ -130,6 +148,13 @@ pub fn refused(sysroot: &Path) -> BootError {
     error
 }
 
+fn look_early() -> Result<(), BootError> {
+    // What is wrong with them, the boot program says.
+    let Ok((ours, theirs)) = inputs::configs() else { return Ok(()) };
+    let settings = Settings::resolve(ours, theirs, &CommandLine::split(b""));
+    policy::judge_added(&settings, &added(&settings)?).at(Stage::Ask)
+}
+
 fn mount_sealed(sysroot: &Path, report: &mut Report) -> Result<(), BootError> {
     let mut clock = Clock(Instant::now());
     privileges::drop_unneeded().at(Stage::Privileges)?;
@@ -150,10 +175,11 @@ fn mount_sealed(sysroot: &Path, report: &mut Report) -> Result<(), BootError> {
     let settings = Settings::resolve(ours, theirs, &command_line);
     let firmware = known(Firmware::open());
     let secure_boot = secure_boot(firmware.as_ref());
-    report.asked(secure_boot, firmware.and_then(|firmware| known(firmware.stub()).flatten()));
+    let added = added(&settings)?;
+    report.asked(secure_boot, firmware.and_then(|firmware| known(firmware.stub()).flatten()), added.clone());
     let open = openings::find(&command_line, *settings.etc.value(), inputs::lockdown());
     report.decided(settings.clone(), open.clone());
-    let policy = match policy::decide(&command_line, settings, secure_boot).at(Stage::Ask)? {
+    let policy = match policy::decide(&command_line, settings, secure_boot, &added).at(Stage::Ask)? {
         Decision::Seal(policy) => policy,
         Decision::NothingToDo(_) => {
             report.not_requested();
@@ -287,7 +313,16 @@ fn decide_again() -> Result<Decision, BootError> {
     let command_line = inputs::command_line().at(Stage::Gate)?;
     let (ours, theirs) = inputs::configs().at(Stage::Gate)?;
     let settings = Settings::resolve(ours, theirs, &command_line);
-    policy::decide(&command_line, settings, secure_boot(known(Firmware::open()).as_ref())).at(Stage::Gate)
+    let added = added(&settings)?;
+    policy::decide(&command_line, settings, secure_boot(known(Firmware::open()).as_ref()), &added).at(Stage::Gate)
+}
+
+/// What the machine's set-up adds. Where that is a refusal, so is what cannot be read.
+fn added(settings: &Settings) -> Result<Vec<AddedString>, BootError> {
+    match settings.firmware_strings.value() {
+        FirmwareStrings::Refuse => inputs::added().at(Stage::Ask),
+        FirmwareStrings::Report => Ok(known(inputs::added()).unwrap_or_default()),
+    }
 }
 
 /// The firmware's state. What cannot be read is no state, which is enough unless one is required.
@@ -310,6 +345,11 @@ fn warn_of_openings(openings: &[openings::Opening]) {
 /// Takes away what could be booted, leaves the reason where it will be looked for, and does what is to follow. Where the
 /// machine is to stop this does not come back.
 fn refuse(sysroot: &Path, report: &mut Report, error: &BootError) {
+    refuse_within(Duration::MAX, sysroot, report, error);
+}
+
+/// The same by a program that is ended soon: the reason stays on the screen no longer than this.
+fn refuse_within(longest: Duration, sysroot: &Path, report: &mut Report, error: &BootError) {
     let reason = chain(error);
     if let Err(error) = mount::detach_all(sysroot) {
         log::error!("'{}': could not be detached: {error}", sysroot.display());
@@ -324,7 +364,7 @@ fn refuse(sysroot: &Path, report: &mut Report, error: &BootError) {
     report.refused(&reason, action);
     // The first refusal of a boot is the one whose report stays. It was said loud enough, and had its time on the screen.
     let repeated = matches!(error.reason.downcast_ref(), Some(Refusal::Before { .. }));
-    let delay = if repeated { Duration::ZERO } else { Duration::from_secs(delay.into()) };
+    let delay = if repeated { Duration::ZERO } else { Duration::from_secs(delay.into()).min(longest) };
     if !repeated {
         if let Err(error) = report.write() {
             log::error!("{}", chain(&error));

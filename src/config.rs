@@ -66,6 +66,7 @@ const OUR_KEYS: &[Key] = &[
     (&["policy"], "unverified", |config, value| set(&mut config.policy.unverified, value)),
     (&["policy"], "secure-boot", |config, value| set(&mut config.policy.secure_boot, value)),
     (&["policy"], "alternatives", |config, value| set(&mut config.policy.alternatives, value)),
+    (&["policy"], "firmware-strings", |config, value| set(&mut config.policy.firmware_strings, value)),
     (&["policy"], "missing-verity", |config, value| set(&mut config.policy.missing_verity, value)),
     (&["policy"], "check", |config, value| set(&mut config.policy.check, value)),
     (&["policy"], "on-failure", |config, value| set(&mut config.policy.on_failure, value)),
@@ -207,6 +208,7 @@ named!(KargPolicy: Require = "require", Optional = "optional");
 named!(UnverifiedPolicy: Refuse = "refuse", AllowWithoutSecureBoot = "allow-without-secure-boot");
 named!(SecureBootPolicy: Report = "report", Require = "require");
 named!(Alternatives: Refuse = "refuse", FirstExisting = "first-existing");
+named!(FirmwareStrings: Refuse = "refuse", Report = "report");
 named!(MissingVerity: Refuse = "refuse", Enable = "enable");
 named!(Check: Digest = "digest", Image = "image", Objects = "objects", Data = "data");
 named!(OnFailure: Auto = "auto", Emergency = "emergency", Reboot = "reboot", Poweroff = "poweroff", Halt = "halt");
@@ -228,6 +230,7 @@ mod tests {
             unverified = "allow-without-secure-boot"
             secure-boot = "require"
             alternatives = "first-existing"
+            firmware-strings = "report"
             missing-verity = "enable"
             check = "data"
             on-failure = "poweroff"
@@ -250,6 +253,7 @@ mod tests {
         assert_eq!(config.policy.unverified, Some(UnverifiedPolicy::AllowWithoutSecureBoot));
         assert_eq!(config.policy.secure_boot, Some(SecureBootPolicy::Require));
         assert_eq!(config.policy.alternatives, Some(Alternatives::FirstExisting));
+        assert_eq!(config.policy.firmware_strings, Some(FirmwareStrings::Report));
         assert_eq!(config.policy.missing_verity, Some(MissingVerity::Enable));
         assert_eq!(config.policy.check, Some(Check::Data));
         assert_eq!(config.policy.on_failure, Some(OnFailure::Poweroff));
@@ -274,8 +278,8 @@ mod tests {
         for (text, message) in [
             (
                 "\n[policy]\nkrag = \"require\"\n",
-                "3: unknown key 'policy.krag', expected one of 'karg', 'unverified', 'secure-boot', 'alternatives', 'missing-verity', \
-                 'check', 'on-failure', 'failure-delay'",
+                "3: unknown key 'policy.krag', expected one of 'karg', 'unverified', 'secure-boot', 'alternatives', 'firmware-strings', \
+                 'missing-verity', 'check', 'on-failure', 'failure-delay'",
             ),
             (
                 "[policy]\ncheck = \"none\"\n",

@@ -10,6 +10,7 @@ use rustix::io::Errno;
 use rustix::mount::MountAttrFlags;
 use thiserror::Error;
 
+use crate::added::{self, AddedString};
 use crate::cmdline::CommandLine;
 use crate::config::{Config, ConfigError, SEALROOT_TOML, SETUP_ROOT_CONF_TOML};
 use crate::firmware::{self, BootEntry, FirmwareError, Lockdown, SecureBoot};
@@ -19,6 +20,13 @@ use crate::mount::{self, FsError};
 const MAX_INPUT: u64 = 64 * 1024;
 /// Most inputs are shorter, in bytes: they take one read, and one that finds their end.
 const USUAL_INPUT: usize = 4096;
+/// The machine's SMBIOS table is a few kilobytes, and never near this, in bytes.
+const MAX_TABLE: u64 = 1024 * 1024;
+const SMBIOS_TABLE: &str = "/sys/firmware/dmi/tables/DMI";
+/// Where PID 1 finds credentials that QEMU's `-fw_cfg` passes, if the kernel module for it is there.
+const FW_CFG_CREDENTIALS: &str = "/sys/firmware/qemu_fw_cfg/by_name/opt/io.systemd.credentials";
+/// More credentials are not told one by one.
+const MAX_CREDENTIALS: usize = 16;
 const EFI: &str = "/sys/firmware/efi";
 const EFIVARS: &str = "/sys/firmware/efi/efivars";
 /// `EFIVARFS_MAGIC` of `linux/magic.h`
@@ -37,10 +45,12 @@ pub enum InputError {
         reason: io::Error,
     },
     /// It is too long.
-    #[error("'{path}': expected at most {MAX_INPUT} bytes, found more")]
+    #[error("'{path}': expected at most {limit} bytes, found more")]
     TooLong {
         /// The file.
         path: String,
+        /// How long it may be, in bytes.
+        limit: u64,
     },
     /// It is no text.
     #[error("'{path}': expected UTF-8")]
@@ -125,8 +135,26 @@ impl Firmware {
     /// The content of a variable, `None` where there is none.
     fn variable(&self, name: &str) -> Result<Option<Vec<u8>>, InputError> {
         let Some(variables) = &self.variables else { return Ok(None) };
-        read_optional(variables.as_fd(), name, OFlags::NOFOLLOW)
+        read_optional(variables.as_fd(), name, OFlags::NOFOLLOW, MAX_INPUT)
     }
+}
+
+/// What the machine's set-up adds to the signed image; nothing where there is no SMBIOS.
+pub fn added() -> Result<Vec<AddedString>, InputError> {
+    let table = read_optional(CWD, SMBIOS_TABLE, OFlags::empty(), MAX_TABLE)?.unwrap_or_default();
+    let mut found = added::find(&table);
+    match std::fs::read_dir(FW_CFG_CREDENTIALS) {
+        Err(reason) if reason.kind() == io::ErrorKind::NotFound => {}
+        Err(reason) => return Err(read_error(FW_CFG_CREDENTIALS, reason)),
+        Ok(entries) => {
+            for entry in entries.take(MAX_CREDENTIALS) {
+                let entry = entry.map_err(|reason| read_error(FW_CFG_CREDENTIALS, reason))?;
+                let name = entry.file_name();
+                found.push(AddedString::credential("opt/io.systemd.credentials/", name.as_encoded_bytes()));
+            }
+        }
+    }
+    Ok(found)
 }
 
 /// What the kernel's lockdown forbids; where it cannot be read, nothing.
@@ -144,22 +172,27 @@ fn config_text(path: &'static str) -> Result<String, InputError> {
 
 /// The content of a file, `None` where there is no file.
 fn read_file(path: &str) -> Result<Option<Vec<u8>>, InputError> {
-    read_optional(CWD, path, OFlags::empty())
+    read_optional(CWD, path, OFlags::empty(), MAX_INPUT)
 }
 
-fn read_optional(directory: BorrowedFd<'_>, path: &str, flags: OFlags) -> Result<Option<Vec<u8>>, InputError> {
+fn read_optional(
+    directory: BorrowedFd<'_>,
+    path: &str,
+    flags: OFlags,
+    limit: u64,
+) -> Result<Option<Vec<u8>>, InputError> {
     match rustix::fs::openat(directory, path, OFlags::RDONLY | OFlags::CLOEXEC | flags, Mode::empty()) {
-        Ok(file) => read_bounded(file.into(), path).map(Some),
+        Ok(file) => read_bounded(file.into(), path, limit).map(Some),
         Err(Errno::NOENT) => Ok(None),
         Err(reason) => Err(read_error(path, reason.into())),
     }
 }
 
-fn read_bounded(file: File, path: &str) -> Result<Vec<u8>, InputError> {
+fn read_bounded(file: File, path: &str, limit: u64) -> Result<Vec<u8>, InputError> {
     let mut content = Vec::with_capacity(USUAL_INPUT);
-    file.take(MAX_INPUT + 1).read_to_end(&mut content).map_err(|reason| read_error(path, reason))?;
-    if content.len() as u64 > MAX_INPUT {
-        return Err(InputError::TooLong { path: path.into() });
+    file.take(limit + 1).read_to_end(&mut content).map_err(|reason| read_error(path, reason))?;
+    if content.len() as u64 > limit {
+        return Err(InputError::TooLong { path: path.into(), limit });
     }
     Ok(content)
 }

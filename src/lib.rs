@@ -5,7 +5,8 @@
 //! ```text
 //! /proc/cmdline ─ cmdline ─→ BootRequest ┐
 //! sealroot.toml ─ config ──→ Config ─────┼─ policy ─→ Policy
-//! EFI variables ─ firmware → SecureBoot ─┘              │
+//! EFI variables ─ firmware → SecureBoot ─┤              │
+//! SMBIOS table ── added ───→ AddedString ┘              │
 //!                                                  repository ─→ UnverifiedImage
 //!                                                                      │ verify
 //!                                                                AcceptedImage
@@ -27,6 +28,7 @@
 //! order of the steps, `sys` has the only `unsafe`.
 
 pub mod action;
+pub mod added;
 pub mod assemble;
 pub mod boot;
 pub mod cmdline;

@@ -5,10 +5,11 @@
 use miniserde::Serialize;
 use thiserror::Error;
 
+use crate::added::{AddedString, Addition};
 use crate::cmdline::{BootRequest, CmdlineError, CommandLine, RequestedImage, RequestedVerification};
 use crate::config::{
-    Alternatives, Check, Config, KargPolicy, Layout, MissingVerity, MountFlag, OnFailure, SecureBootPolicy, StateMount,
-    SysrootMount, UnverifiedPolicy,
+    Alternatives, Check, Config, FirmwareStrings, KargPolicy, Layout, MissingVerity, MountFlag, OnFailure,
+    SecureBootPolicy, StateMount, SysrootMount, UnverifiedPolicy,
 };
 use crate::firmware::{SecureBoot, Tries};
 use crate::names::names;
@@ -72,6 +73,8 @@ pub struct Settings {
     pub secure_boot: Setting<SecureBootPolicy>,
     #[serde(rename = "policy.alternatives")]
     pub alternatives: Setting<Alternatives>,
+    #[serde(rename = "policy.firmware-strings")]
+    pub firmware_strings: Setting<FirmwareStrings>,
     #[serde(rename = "policy.missing-verity")]
     pub missing_verity: Setting<MissingVerity>,
     #[serde(rename = "policy.check")]
@@ -118,6 +121,7 @@ impl Settings {
             unverified: Setting::pick(ours.policy.unverified, None, UnverifiedPolicy::Refuse),
             secure_boot: Setting::pick(ours.policy.secure_boot, None, SecureBootPolicy::Report),
             alternatives: Setting::pick(ours.policy.alternatives, None, Alternatives::Refuse),
+            firmware_strings: Setting::pick(ours.policy.firmware_strings, None, FirmwareStrings::Refuse),
             missing_verity: Setting::pick(ours.policy.missing_verity, None, MissingVerity::Refuse),
             check: Setting::pick(ours.policy.check, None, Check::Image),
             on_failure: Setting::pick(ours.policy.on_failure, None, OnFailure::Auto),
@@ -190,6 +194,17 @@ pub enum PolicyError {
     /// The command line contradicts itself or a karg is malformed.
     #[error("kernel command line")]
     CommandLine(#[from] CmdlineError),
+    /// A string of the machine's set-up changes what was signed.
+    #[error(
+        "SMBIOS: expected no string that {} (policy.firmware-strings = \"refuse\"), found '{found}'",
+        addition.description()
+    )]
+    FirmwareString {
+        /// What it adds.
+        addition: Addition,
+        /// The string.
+        found: String,
+    },
     /// No karg.
     #[error("kernel command line: expected a karg 'composefs.digest' or 'composefs', found neither")]
     NoKarg,
@@ -229,12 +244,24 @@ pub enum PolicyError {
     },
 }
 
+/// Decides about what the machine's set-up adds to the signed image: whether what is asked by now is what was signed.
+pub fn judge_added(settings: &Settings, added: &[AddedString]) -> Result<(), PolicyError> {
+    match (settings.firmware_strings.value, added.iter().min_by_key(|string| string.addition())) {
+        (FirmwareStrings::Refuse, Some(string)) => {
+            Err(PolicyError::FirmwareString { addition: string.addition(), found: string.to_string() })
+        }
+        (FirmwareStrings::Refuse, None) | (FirmwareStrings::Report, _) => Ok(()),
+    }
+}
+
 /// Decides, from everything that was asked. `settings` must come from the same command line.
 pub fn decide(
     command_line: &CommandLine,
     settings: Settings,
     secure_boot: SecureBoot,
+    added: &[AddedString],
 ) -> Result<Decision, PolicyError> {
+    judge_added(&settings, added)?;
     if settings.secure_boot.value == SecureBootPolicy::Require && secure_boot != SecureBoot::Enforced {
         return Err(PolicyError::SecureBoot { found: secure_boot });
     }
@@ -307,7 +334,7 @@ mod tests {
     }
 
     fn decided(line: &str, ours: &str, secure_boot: SecureBoot) -> Result<Decision, String> {
-        decide(&CommandLine::split(line.as_bytes()), settings(line, ours, ""), secure_boot)
+        decide(&CommandLine::split(line.as_bytes()), settings(line, ours, ""), secure_boot, &[])
             .map_err(|error| error.to_string())
     }
 
@@ -340,6 +367,27 @@ mod tests {
         let found = settings("systemd.volatile=overlay", "[var]\nmount = \"transient\"\n", "");
         assert_eq!(found.var.value, StateMount::Transient);
         assert_eq!(settings("systemd.volatile=no", "", "").var.value, StateMount::Bind);
+    }
+
+    #[test]
+    fn strings_of_the_set_up() {
+        let added = crate::added::find(
+            b"\0io.systemd.credential:a=b\0io.systemd.stub.kernel-cmdline-extra=rd.break\0io.systemd.boot-entries.extra:c=d\0",
+        );
+        let decide = |ours, added: &[AddedString]| {
+            let line = CommandLine::split(DIGEST.as_bytes());
+            decide(&line, settings(DIGEST, ours, ""), SecureBoot::Enforced, added).map_err(|error| error.to_string())
+        };
+        // The worst of them is named.
+        assert_eq!(
+            decide("", &added).unwrap_err(),
+            "SMBIOS: expected no string that adds to the kernel command line (policy.firmware-strings = \"refuse\"), \
+             found 'io.systemd.stub.kernel-cmdline-extra=rd.break'"
+        );
+        assert!(decide("", added.get(..1).unwrap()).unwrap_err().contains("that passes a credential to PID 1"));
+        assert!(decide("", added.get(2..).unwrap()).unwrap_err().contains("that adds a boot entry"));
+        assert!(decide("[policy]\nfirmware-strings = \"report\"\n", &added).is_ok());
+        assert!(decide("", &[]).is_ok());
     }
 
     #[test]

@@ -14,6 +14,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use thiserror::Error;
 
+use crate::added::AddedString;
 use crate::cmdline::RequestedImage;
 use crate::firmware::SecureBoot;
 use crate::mount::KernelFeatures;
@@ -77,6 +78,7 @@ pub struct Report {
     init: Option<String>,
     secure_boot: Option<SecureBoot>,
     stub: Option<String>,
+    firmware_strings: Vec<AddedString>,
     policy: Option<Settings>,
     openings: Vec<Opening>,
     kernel: Option<KernelFeatures>,
@@ -135,6 +137,7 @@ impl Default for Report {
             init: None,
             secure_boot: None,
             stub: None,
+            firmware_strings: Vec::new(),
             policy: None,
             openings: Vec::new(),
             kernel: None,
@@ -145,8 +148,9 @@ impl Default for Report {
 }
 
 impl Report {
-    /// Records what the firmware and the stub say.
-    pub fn asked(&mut self, secure_boot: SecureBoot, stub: Option<String>) {
+    /// Records what the firmware and the stub say, and what the machine's set-up adds to the signed image.
+    pub fn asked(&mut self, secure_boot: SecureBoot, stub: Option<String>, added: Vec<AddedString>) {
+        self.firmware_strings = added;
         self.secure_boot = Some(secure_boot);
         self.stub = stub;
     }
@@ -234,6 +238,7 @@ impl Serialize for Report {
         fields.push_known("init", self.init.as_ref());
         fields.push_known("secure_boot", self.secure_boot.as_ref());
         fields.push_known("stub", self.stub.as_ref());
+        fields.push("firmware_strings", &self.firmware_strings);
         fields.push_known("policy", self.policy.as_ref());
         fields.push("openings", &self.openings);
         fields.push_known("kernel", self.kernel.as_ref());

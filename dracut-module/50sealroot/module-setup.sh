@@ -99,6 +99,11 @@ install() {
   _sealroot_enable sealroot.service initrd-root-fs.target.requires
   _sealroot_enable sealroot-guard.service initrd.target.wants
 
+  # The first moment that an initramfs has: what refuses there comes before any unit, and before any shell.
+  mkdir -p "$initdir$systemdutildir/system-generators" &&
+    ln -sfn /usr/lib/sealroot/sealroot-initrd "$initdir$systemdutildir/system-generators/sealroot-generator" ||
+    _sealroot_fail "the link 'system-generators/sealroot-generator' cannot be made"
+
   # Without them, the defaults hold.
   for file in /usr/lib/sealroot/sealroot.toml /usr/lib/composefs/setup-root-conf.toml; do
     if [[ -e ${dracutsysrootdir-}$file || -L ${dracutsysrootdir-}$file ]]; then

@@ -1,7 +1,7 @@
 //! The boot program: mounts the sealed root in the initramfs, or refuses.
 
 use std::env;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -14,7 +14,9 @@ use sealroot::{boot, kmsg};
 #[global_allocator]
 static ALLOCATOR: GlobalDlmalloc = GlobalDlmalloc;
 
-const USAGE: &str = "usage: sealroot-initrd [mount|gate|refused] [--sysroot DIR] | --version";
+const USAGE: &str = "usage: sealroot-initrd [mount|gate|refused|early] [--sysroot DIR] | --version";
+
+const SYSROOT: &str = "/sysroot";
 
 /// What was asked for.
 enum Invocation {
@@ -27,10 +29,14 @@ enum Command {
     Mount,
     Gate,
     Refused,
+    Early,
 }
 
+/// The name by which systemd calls this program as a generator, with arguments that say where generators write.
+const GENERATOR: &str = "sealroot-generator";
+
 fn main() -> ExitCode {
-    match parse(env::args_os().skip(1)) {
+    match parse(env::args_os()) {
         Some(Invocation::Run { command, sysroot }) => run(&command, &sysroot),
         Some(Invocation::Version) => {
             let _ = writeln!(std::io::stdout(), "sealroot-initrd {}", env!("CARGO_PKG_VERSION"));
@@ -55,12 +61,17 @@ fn run(command: &Command, sysroot: &Path) -> ExitCode {
         Command::Mount => boot::mount(sysroot),
         Command::Gate => boot::gate(sysroot),
         Command::Refused => Err(boot::refused(sysroot)),
+        Command::Early => boot::early(sysroot),
     };
     // The reason of a refusal is in the log.
     if result.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 fn parse(mut arguments: impl Iterator<Item = OsString>) -> Option<Invocation> {
+    let program = arguments.next();
+    if program.as_deref().map(Path::new).and_then(Path::file_name) == Some(OsStr::new(GENERATOR)) {
+        return Some(Invocation::Run { command: Command::Early, sysroot: SYSROOT.into() });
+    }
     let mut command = None;
     let mut sysroot = None;
     let mut version = false;
@@ -73,6 +84,7 @@ fn parse(mut arguments: impl Iterator<Item = OsString>) -> Option<Invocation> {
                     "mount" => Command::Mount,
                     "gate" => Command::Gate,
                     "refused" => Command::Refused,
+                    "early" => Command::Early,
                     _ => return None,
                 });
             }
@@ -82,7 +94,7 @@ fn parse(mut arguments: impl Iterator<Item = OsString>) -> Option<Invocation> {
     if version {
         return Some(Invocation::Version);
     }
-    let sysroot = sysroot.unwrap_or_else(|| PathBuf::from("/sysroot"));
+    let sysroot = sysroot.unwrap_or_else(|| PathBuf::from(SYSROOT));
     let command = command.unwrap_or(Command::Mount);
     sysroot.is_absolute().then_some(Invocation::Run { command, sysroot })
 }

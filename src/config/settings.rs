@@ -45,6 +45,16 @@ pub enum Alternatives {
     FirstExisting,
 }
 
+/// `policy.firmware-strings`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FirmwareStrings {
+    /// A string of the machine's set-up that adds to the command line, to the boot loader's menu or to PID 1's credentials is a
+    /// refusal.
+    Refuse,
+    /// Only reported.
+    Report,
+}
+
 /// `policy.missing-verity`
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MissingVerity {
@@ -125,6 +135,7 @@ pub struct PolicySection {
     pub unverified: Option<UnverifiedPolicy>,
     pub secure_boot: Option<SecureBootPolicy>,
     pub alternatives: Option<Alternatives>,
+    pub firmware_strings: Option<FirmwareStrings>,
     pub missing_verity: Option<MissingVerity>,
     pub check: Option<Check>,
     pub on_failure: Option<OnFailure>,

@@ -104,7 +104,7 @@ fn main() -> Result {
             let theirs = Config::from_setup_root_conf(SETUP_ROOT_CONF)?;
             once(wanted, || {
                 let settings = Settings::resolve(ours, theirs, &command_line);
-                Ok(policy::decide(&command_line, settings, black_box(SecureBoot::Enforced))?)
+                Ok(policy::decide(&command_line, settings, black_box(SecureBoot::Enforced), &[])?)
             })
         }
         "image" => {

@@ -40,6 +40,8 @@ const SHIPPED: [(&str, &str); 5] = [
 /// What enables them.
 const ENABLED: [&str; 2] =
     ["initrd-root-fs.target.requires/sealroot.service", "initrd.target.wants/sealroot-guard.service"];
+/// What has systemd call the boot program before it starts any unit, and where it must lead.
+const GENERATOR: &str = "usr/lib/systemd/system-generators/sealroot-generator";
 /// The units that others could override.
 const GUARDED: [&str; 4] =
     ["sealroot.service", "sealroot-guard.service", "sealroot-refused.service", "initrd-switch-root.service"];
@@ -164,7 +166,7 @@ fn decide(initramfs: &Initramfs, command_line: &CommandLine, verdict: &mut Profi
     let settings = Settings::resolve(ours, theirs, command_line);
     verdict.openings = openings::find(command_line, *settings.etc.value(), Lockdown::None);
     verdict.policy = Some(settings.clone());
-    match policy::decide(command_line, settings, SecureBoot::Enforced).map_err(|error| chain(&error))? {
+    match policy::decide(command_line, settings, SecureBoot::Enforced, &[]).map_err(|error| chain(&error))? {
         Decision::Seal(policy) if policy.verification() == Verification::Required => Ok(policy),
         Decision::Seal(_) => Err("kernel command line: expected verification to be required, found '?'".into()),
         Decision::NothingToDo(_) => {
@@ -199,6 +201,11 @@ fn missing_parts(initramfs: &Initramfs) -> Vec<String> {
         if initramfs.get(&format!("{UNITS}/{link}")).is_none() {
             problems.push(format!("initramfs: expected '{link}', found none: the unit is not enabled"));
         }
+    }
+    match initramfs.get(GENERATOR) {
+        Some(Content::Link(target)) if target.strip_prefix(b"/") == Some(PROGRAM.as_bytes()) => {}
+        Some(_) => problems.push(format!("initramfs: '/{GENERATOR}': expected a link to '/{PROGRAM}'")),
+        None => problems.push(format!("initramfs: expected '/{GENERATOR}', found none")),
     }
     problems.extend(initramfs.paths().filter(|path| overrides(path)).map(|path| {
         format!("initramfs: expected nothing to override units of sealroot, found '/{}'", printable(path.as_bytes()))

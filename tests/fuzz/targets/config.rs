@@ -25,7 +25,7 @@ fuzz_target!(|input: &[u8]| {
     assert_eq!(*settings.karg.value(), ours.policy.karg.unwrap_or(KargPolicy::Require));
     assert_eq!(*settings.check.value(), ours.policy.check.unwrap_or(Check::Image));
     for secure_boot in [SecureBoot::Enforced, SecureBoot::Off, SecureBoot::Unsupported, SecureBoot::Unknown] {
-        match policy::decide(&line, settings.clone(), secure_boot) {
+        match policy::decide(&line, settings.clone(), secure_boot, &[]) {
             Err(error) => check_message(&error),
             Ok(decision) => {
                 let required = *settings.secure_boot.value() == SecureBootPolicy::Require;

@@ -2,6 +2,7 @@
 
 mod attack_boot;
 mod attack_disk;
+mod attack_strings;
 mod boots;
 mod command;
 pub mod expect;
@@ -29,6 +30,7 @@ pub fn attacks() -> Vec<Scenario> {
         attack_boot::nothing_happens(),
         attack_boot::open(),
         attack_boot::before(),
+        attack_strings::all(),
     ]
     .concat()
 }

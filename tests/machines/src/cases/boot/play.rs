@@ -74,8 +74,11 @@ impl Scenario {
                 machine.command(limit)?
             }
             On::Firmware => {
-                let strings: Vec<_> =
-                    self.strings.iter().map(|string| format!("io.systemd.credential.binary:{string}")).collect();
+                let credential = |text: &String| format!("io.systemd.credential.binary:{text}");
+                let mut strings: Vec<_> = self.credentials.iter().map(credential).collect();
+                for string in &self.strings {
+                    strings.push(world.fill(string)?);
+                }
                 let (secure_boot, reboots) = (self.secure_boot, self.reboots);
                 let machine =
                     Firmware { disk: &disk, secure_boot, reboots, strings: &strings, scratch: scratch.path() };
@@ -123,7 +126,7 @@ impl Scenario {
 
     /// The text of sealroot.toml. Nobody is there to read: no delay.
     fn config_text(&self) -> String {
-        format!("[policy]\nfailure-delay = 0\n{}\n", self.config.as_deref().unwrap_or_default())
+        format!("[policy]\nfailure-delay = 0\n{}\n", self.config.join("\n"))
     }
 
     /// The command line that the signed image of this boot would have, for a native machine: its console is another one, and
@@ -133,7 +136,7 @@ impl Scenario {
         let line = line.to_str().context("a command line that is no text")?;
         let mut arguments: Vec<_> =
             line.split(' ').filter(|argument| !argument.starts_with("console=")).map(str::to_owned).collect();
-        for string in &self.strings {
+        for string in &self.credentials {
             let (name, value) = string.split_once('=').context("a credential without a value")?;
             arguments.push(format!("systemd.set_credential_binary={name}:{value}"));
         }
@@ -181,7 +184,7 @@ impl Scenario {
         fs::write(&key, LUKS_KEY)?;
         let (config, key) = (config.to_string_lossy(), key.to_string_lossy());
         let mut options: Vec<&str> = self.uki.clone();
-        if self.config.is_some() {
+        if !self.config.is_empty() {
             options.extend(["--config", &config]);
         }
         if self.luks {

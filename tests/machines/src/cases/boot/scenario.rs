@@ -80,11 +80,14 @@ pub struct Scenario {
     pub(super) algorithm: &'static str,
     pub(super) kargs: Vec<String>,
     pub(super) open: bool,
-    pub(super) config: Option<String>,
+    pub(super) config: Vec<String>,
     pub(super) root: String,
     pub(super) luks: bool,
     pub(super) uki: Vec<&'static str>,
     pub(super) without: Option<&'static str>,
+    /// Credentials, `NAME=BASE64`.
+    pub(super) credentials: Vec<String>,
+    /// Whole SMBIOS strings.
     pub(super) strings: Vec<String>,
     pub(super) steps: Vec<Step>,
     pub(super) loader: Option<&'static str>,
@@ -117,11 +120,12 @@ pub fn case(name: &'static str) -> Scenario {
         algorithm: "sha512",
         kargs: vec!["{karg}".into()],
         open: false,
-        config: None,
+        config: Vec::new(),
         root: ROOT.into(),
         luks: false,
         uki: Vec::new(),
         without: None,
+        credentials: Vec::new(),
         strings: Vec::new(),
         steps: Vec::new(),
         loader: None,
@@ -204,7 +208,7 @@ impl Scenario {
 
     /// A line of `[policy]`.
     pub fn policy(mut self, line: &str) -> Self {
-        self.config = Some(line.into());
+        self.config.push(line.into());
         self
     }
 
@@ -235,11 +239,24 @@ impl Scenario {
         self.systemd()
     }
 
-    /// A drop-in for a unit, as whoever sets the machine's SMBIOS strings can give it in a credential. Where there is no
-    /// SMBIOS, the same credential comes by the command line.
-    pub fn drop_in(mut self, unit: &str, text: &str) -> Self {
-        self.strings.push(format!("systemd.unit-dropin.{unit}~zz={}", STANDARD.encode(text)));
+    /// A drop-in for a unit, as whoever sets the machine's SMBIOS strings can give it in a credential, with a config that lets it
+    /// come that far. Where there is no SMBIOS, the same credential comes by the command line.
+    pub fn drop_in(self, unit: &str, text: &str) -> Self {
+        let reported = "firmware-strings = \"report\"";
+        let scenario = if self.config.iter().any(|line| line == reported) { self } else { self.policy(reported) };
+        scenario.refused_drop_in(unit, text)
+    }
+
+    /// The same with a config that lets no such string be.
+    pub fn refused_drop_in(mut self, unit: &str, text: &str) -> Self {
+        self.credentials.push(format!("systemd.unit-dropin.{unit}~zz={}", STANDARD.encode(text)));
         self.systemd()
+    }
+
+    /// An SMBIOS string of type 11.
+    pub fn smbios(mut self, string: &str) -> Self {
+        self.strings.push(string.into());
+        self
     }
 
     /// A byte of the image, or of what fs-verity keeps behind it.

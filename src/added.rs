@@ -1,0 +1,192 @@
+//! What the machine's set-up adds to a signed image: strings that boot stub, boot loader and PID 1 take without a signature.
+//!
+//! Looked for as bytes anywhere in the SMBIOS table and not by its structures: nothing that is wrong with those, and no
+//! difference between two readers of them, hides a string.
+//!
+//! Source: smbios-type-11(7), systemd.system-credentials(7).
+
+use std::fmt;
+
+use crate::names::names;
+
+/// What all strings of systemd begin with.
+const PREFIX: &[u8] = b"io.systemd.";
+/// How much of a string is shown, in bytes.
+const MAX_SHOWN: usize = 120;
+/// More are not told one by one.
+const MAX_FOUND: usize = 16;
+
+/// What a string adds, the worst first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Addition {
+    /// Arguments behind the signed kernel command line (systemd-stub 254, systemd-boot 256).
+    CommandLine,
+    /// An entry of the boot loader's menu (systemd-boot 258), with arguments and an initramfs.
+    BootEntry,
+    /// A credential, which can hold units of PID 1 (systemd 252).
+    Credential,
+}
+
+names!(Addition: CommandLine = "command-line", BootEntry = "boot-entry", Credential = "credential");
+
+impl Addition {
+    /// For messages: a string that …
+    pub fn description(self) -> &'static str {
+        match self {
+            Self::CommandLine => "adds to the kernel command line",
+            Self::BootEntry => "adds a boot entry",
+            Self::Credential => "passes a credential to PID 1",
+        }
+    }
+
+    /// By the rest of a string's name.
+    fn of(name: &[u8]) -> Option<Self> {
+        let starts = |known: &str| name.starts_with(known.as_bytes());
+        if starts("stub.kernel-cmdline-extra") || starts("boot.kernel-cmdline-extra") {
+            Some(Self::CommandLine)
+        } else if starts("boot-entries.extra") {
+            Some(Self::BootEntry)
+        } else {
+            starts("credential").then_some(Self::Credential)
+        }
+    }
+}
+
+/// A string that adds something.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AddedString {
+    addition: Addition,
+    shown: String,
+}
+
+/// As messages show it: printable, shortened, and without what a credential may hold.
+impl fmt::Display for AddedString {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.shown)
+    }
+}
+
+impl miniserde::Serialize for AddedString {
+    fn begin(&self) -> miniserde::ser::Fragment<'_> {
+        miniserde::ser::Fragment::Str(self.shown.as_str().into())
+    }
+}
+
+impl AddedString {
+    /// What it adds.
+    pub fn addition(&self) -> Addition {
+        self.addition
+    }
+
+    /// A credential by its name, which comes from another place than the SMBIOS table.
+    pub fn credential(place: &str, name: &[u8]) -> Self {
+        let name = name.get(..MAX_SHOWN).unwrap_or(name);
+        Self { addition: Addition::Credential, shown: format!("{place}{}", name.escape_ascii()) }
+    }
+
+    fn new(addition: Addition, string: &[u8]) -> Self {
+        let shown = match addition {
+            // Its value may be a secret.
+            Addition::Credential => string.split(|byte| *byte == b'=').next().unwrap_or_default(),
+            Addition::CommandLine | Addition::BootEntry => string,
+        };
+        let cut = shown.get(..MAX_SHOWN).unwrap_or(shown);
+        let rest = if cut.len() < shown.len() { "…" } else { "" };
+        Self { addition, shown: format!("{}{rest}", cut.escape_ascii()) }
+    }
+}
+
+/// All strings in an SMBIOS table that add something, the first ones of many.
+pub fn find(table: &[u8]) -> Vec<AddedString> {
+    let mut found = Vec::new();
+    let mut rest = table;
+    while let Some(at) = position(rest, PREFIX) {
+        let string = rest.get(at..).unwrap_or_default();
+        let string = string.split(|byte| *byte == 0).next().unwrap_or_default();
+        let mut length = PREFIX.len();
+        if let Some(addition) = string.get(length..).and_then(Addition::of) {
+            found.push(AddedString::new(addition, string));
+            if found.len() == MAX_FOUND {
+                break;
+            }
+            // What stands in a value is no string of its own.
+            length = string.len();
+        }
+        rest = rest.get(at + length..).unwrap_or_default();
+    }
+    found
+}
+
+fn position(bytes: &[u8], wanted: &[u8]) -> Option<usize> {
+    bytes.windows(wanted.len()).position(|window| window == wanted)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A structure of a table: its type, and its strings.
+    fn structure(kind: u8, strings: &[&str]) -> Vec<u8> {
+        let mut bytes = vec![kind, 5, 0, 0, strings.len() as u8];
+        for string in strings {
+            bytes.extend(string.bytes().chain([0]));
+        }
+        bytes.push(0);
+        bytes
+    }
+
+    fn shown(table: &[u8]) -> Vec<(Addition, String)> {
+        find(table).iter().map(|string| (string.addition(), string.to_string())).collect()
+    }
+
+    #[test]
+    fn strings_of_a_table() {
+        let table = [
+            structure(0, &["Vendor", "1.0"]),
+            structure(
+                11,
+                &[
+                    "other",
+                    "io.systemd.stub.kernel-cmdline-extra=rd.break quiet",
+                    "io.systemd.credential:secret=do not tell",
+                    "io.systemd.credential.binary:more=AAAA",
+                    "io.systemd.boot.loglevel=debug",
+                ],
+            ),
+            structure(127, &[]),
+            structure(11, &["io.systemd.boot.kernel-cmdline-extra=x", "io.systemd.boot-entries.extra:a=b\n"]),
+        ]
+        .concat();
+        assert_eq!(
+            shown(&table),
+            [
+                (Addition::CommandLine, "io.systemd.stub.kernel-cmdline-extra=rd.break quiet".into()),
+                (Addition::Credential, "io.systemd.credential:secret".into()),
+                (Addition::Credential, "io.systemd.credential.binary:more".into()),
+                (Addition::CommandLine, "io.systemd.boot.kernel-cmdline-extra=x".into()),
+                (Addition::BootEntry, "io.systemd.boot-entries.extra:a=b\\n".into()),
+            ]
+        );
+        assert_eq!(shown(&structure(11, &["io.systemd.boot.timeout=0", "io.systemd.", "io.system"])), []);
+    }
+
+    #[test]
+    fn no_structure_hides_a_string() {
+        let string = b"io.systemd.stub.kernel-cmdline-extra=x";
+        for before in [&b""[..], b"\0\0\0", &[11, 255, 0, 0], &[127, 4, 0, 0, 0, 0], b"io.systemd.", b"prefix "] {
+            let table = [before, string].concat();
+            assert_eq!(find(&table).len(), 1, "{before:?}");
+        }
+    }
+
+    #[test]
+    fn many_and_long_ones_are_cut() {
+        let long = format!("io.systemd.stub.kernel-cmdline-extra={}\0", "\u{1b}".repeat(5000));
+        let found = find(long.repeat(40).as_bytes());
+        assert_eq!(found.len(), MAX_FOUND);
+        assert!(
+            found.iter().all(|string| string.to_string().len() < 5 * MAX_SHOWN && string.to_string().ends_with('…'))
+        );
+        assert_eq!(AddedString::credential("fw_cfg:", b"a\n").to_string(), "fw_cfg:a\\n");
+    }
+}

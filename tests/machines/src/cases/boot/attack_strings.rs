@@ -1,0 +1,46 @@
+//! Attacks by SMBIOS strings, which whoever sets up a machine gives it: systemd's stub puts one of them behind the signed command
+//! line, Secure Boot or not, and PID 1 takes others for credentials.
+
+use super::expect::Expected;
+use super::scenario::{Scenario, case};
+
+const EXTRA: &str = "io.systemd.stub.kernel-cmdline-extra";
+const ADDS: &str = "ask: SMBIOS: expected no string that adds to the kernel command line (policy.firmware-strings = \"refuse\"), found";
+const REPORTED: &str = "firmware-strings = \"report\"";
+const SHELL: &str = r"sh-[0-9.]+# $";
+
+/// Each with firmware only: a native machine has no SMBIOS.
+pub fn all() -> Vec<Scenario> {
+    let with = |name, extra: &str| case(name).firmware_only().smbios(&format!("{EXTRA}={extra}"));
+    vec![
+        // What pivoted into an unmeasured root once: the last value wins in systemd, the units are skipped, and the gate is gone.
+        // The shell would come first.
+        with("command_line_appended", "systemd.import_credentials=yes rd.break=pre-mount")
+            .boundary()
+            .refused_drop_in("sealroot.service", "[Unit]\nConditionPathExists=/skipped-by-a-credential\n")
+            .refused_drop_in("initrd-switch-root.service", "[Service]\nExecStartPre=\n")
+            .refused(&format!("{ADDS} '{EXTRA}=systemd.import_credentials=yes rd.break=pre-mount'"))
+            .never_says("Starting sealroot.service"),
+        // PID 1 would not import it, by the signed command line. Whoever needs such says so in the signed config.
+        case("credential_passed")
+            .firmware_only()
+            .refused_drop_in("sealroot.service", "[Unit]\n")
+            .refused(
+                "ask: SMBIOS: expected no string that passes a credential to PID 1 (policy.firmware-strings = \"refuse\"), \
+                 found 'io.systemd.credential.binary:systemd.unit-dropin.sealroot.service~zz'",
+            ),
+        // A config that lets strings be does not let a second digest be.
+        with("second_digest_by_a_string", "composefs={SHA512_V2}")
+            .policy(REPORTED)
+            .debugfs(&["rm /composefs/images/{digest}"])
+            .refused(
+                "ask: kernel command line: expected one image (policy.alternatives = \"refuse\"), found v1 sha512:{digest} \
+                 and v2 sha512:{SHA512_V2}",
+            ),
+        with("string_reported", "quiet=appended")
+            .policy(REPORTED)
+            .must("report", &format!(r#".*"firmware_strings":\["{EXTRA}=quiet=appended"\].*"#)),
+        // The kernel starts it in the place of PID 1: no program of the initramfs has a say.
+        with("rdinit_appended", "rdinit=/bin/bash").comes(Expected::Shell(SHELL)),
+    ]
+}
