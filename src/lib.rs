@@ -40,6 +40,7 @@ pub mod firmware;
 pub mod fuzzing;
 pub mod image;
 pub mod inputs;
+pub mod keep;
 pub mod kmsg;
 mod lookup;
 pub mod merkle;
