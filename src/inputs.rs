@@ -21,6 +21,7 @@ const MAX_INPUT: u64 = 64 * 1024;
 const USUAL_INPUT: usize = 4096;
 const EFI: &str = "/sys/firmware/efi";
 const EFIVARS: &str = "/sys/firmware/efi/efivars";
+const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 /// `EFIVARFS_MAGIC` of `linux/magic.h`
 const EFIVARFS_MAGIC: u32 = 0xde5e_81e4;
 
@@ -51,6 +52,9 @@ pub enum InputError {
         #[source]
         reason: std::str::Utf8Error,
     },
+    /// It is no identifier of a boot.
+    #[error("'{BOOT_ID}': expected letters, digits and '-', found something else")]
+    BootId,
     /// A configuration file is wrong.
     #[error(transparent)]
     Config(#[from] ConfigError),
@@ -127,6 +131,16 @@ impl Firmware {
         let Some(variables) = &self.variables else { return Ok(None) };
         read_optional(variables.as_fd(), name, OFlags::NOFOLLOW)
     }
+}
+
+/// The identifier of this boot, which the kernel makes up, and which nobody can know before.
+pub fn boot_id() -> Result<String, InputError> {
+    let content = read_file(BOOT_ID)?.ok_or_else(|| read_error(BOOT_ID, Errno::NOENT.into()))?;
+    let id = content.trim_ascii();
+    if id.is_empty() || !id.iter().all(|byte| byte.is_ascii_alphanumeric() || *byte == b'-') {
+        return Err(InputError::BootId);
+    }
+    String::from_utf8(id.to_vec()).map_err(|_| InputError::BootId)
 }
 
 /// What the kernel's lockdown forbids; where it cannot be read, nothing.

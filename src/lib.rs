@@ -15,7 +15,7 @@
 //!                                                                CheckedImage
 //!                                                                      │ mount
 //!                                                                DetachedRoot
-//!                                                                      │ assemble
+//!                                                                      │ assemble (keep, set_aside)
 //!                                                               AssembledRoot
 //!                                                                      │ prove
 //!                                                                 ProvenRoot
@@ -55,6 +55,7 @@ mod privileges;
 pub mod prove;
 pub mod report;
 pub mod repository;
+pub mod set_aside;
 pub mod stage;
 mod sys;
 pub mod tree;
