@@ -12,11 +12,13 @@ use rustix::mount::MountAttrFlags;
 use thiserror::Error;
 
 use crate::config::{MountFlag, StateMount, SysrootMount};
+use crate::keep::KeepList;
 use crate::lookup::{self, Links, LookupError};
 use crate::mount::root::{self, DetachedRoot, PhysicalRoot, RootError, RootOrigin, SealedLayers};
 use crate::mount::workbench::{Workbench, WorkbenchError};
 use crate::mount::{FsError, INERT, KernelFeatures, attach, clone_tree, overlay, table, tmpfs};
 use crate::policy::Settings;
+use crate::set_aside::{self, KeepError, SetAside};
 use crate::sys::mount_attr;
 
 /// The new root with everything in it, ready to replace /sysroot.
@@ -88,6 +90,9 @@ pub enum AssembleError {
         /// Owner and mode that it has.
         found: String,
     },
+    /// What is in an upper layer.
+    #[error(transparent)]
+    Keep(#[from] KeepError),
     /// The physical root could not be made writable.
     #[error("physical root: expected to be writable for the configured state")]
     ReadWrite(#[source] RootError),
@@ -128,13 +133,16 @@ struct Assembly<'a> {
     physical: &'a PhysicalRoot<'a>,
     workbench: &'a Workbench,
     features: &'a mut KernelFeatures,
+    aside: &'a mut SetAside,
 }
 
 /// A directory that is to be writable, or not.
-struct StateDirectory {
+struct StateDirectory<'a> {
     name: &'static str,
     mount: StateMount,
     attributes: MountAttrFlags,
+    /// What stays in its upper layer; `None` for everything.
+    keep: Option<&'a KeepList>,
 }
 
 /// The directories of the root that [`assemble`] will mount something on.
@@ -149,13 +157,14 @@ pub fn mount_points(settings: &Settings) -> Vec<&'static str> {
     .collect()
 }
 
-/// Puts the new root together.
+/// Puts the new root together. What is set aside for that is in `aside`, also where it comes to an error.
 pub fn assemble(
     sealed: DetachedRoot,
     physical: &PhysicalRoot<'_>,
     settings: &Settings,
     workbench: &Workbench,
     features: &mut KernelFeatures,
+    aside: &mut SetAside,
 ) -> Result<AssembledRoot, AssembleError> {
     let sysroot = *settings.sysroot.value();
     let directories = [
@@ -163,18 +172,20 @@ pub fn assemble(
             name: "etc",
             mount: *settings.etc.value(),
             attributes: mount_attributes(settings.etc_flags.value()),
+            keep: settings.etc_keep.value().as_ref(),
         },
         StateDirectory {
             name: "var",
             mount: *settings.var.value(),
             attributes: mount_attributes(settings.var_flags.value()),
+            keep: None,
         },
     ];
-    let persistent = |directory: &StateDirectory| matches!(directory.mount, StateMount::Overlay | StateMount::Bind);
+    let persistent = |directory: &StateDirectory<'_>| matches!(directory.mount, StateMount::Overlay | StateMount::Bind);
     if sysroot == SysrootMount::Writable || directories.iter().any(persistent) {
         root::make_writable(physical.mounted(), features).map_err(AssembleError::ReadWrite)?;
     }
-    let mut assembly = Assembly { sealed: &sealed, physical, workbench, features };
+    let mut assembly = Assembly { sealed: &sealed, physical, workbench, features, aside };
     let mut source = sealed.origin().source();
     let transient = if *settings.transient_root.value() {
         source = format!("transient:composefs={}", sealed.origin().requested().digest().to_hex());
@@ -237,7 +248,7 @@ fn attach_physical(
 
 impl Assembly<'_> {
     /// The mount that goes to one directory of the new root, if any.
-    fn state_mount(&mut self, directory: &StateDirectory) -> Result<Option<OwnedFd>, AssembleError> {
+    fn state_mount(&mut self, directory: &StateDirectory<'_>) -> Result<Option<OwnedFd>, AssembleError> {
         match directory.mount {
             StateMount::None => Ok(None),
             StateMount::Bind => self.state_clone(directory).map(|(_, clone)| Some(clone)),
@@ -252,7 +263,7 @@ impl Assembly<'_> {
     ///
     /// Looked up from the physical root's directory: `var` may be a link to a directory that deployments share, and a
     /// link out of the physical root must not lead anywhere.
-    fn state_clone(&self, directory: &StateDirectory) -> Result<(String, OwnedFd), AssembleError> {
+    fn state_clone(&self, directory: &StateDirectory<'_>) -> Result<(String, OwnedFd), AssembleError> {
         let name = format!("state/deploy/{}/{}", self.sealed.origin().requested().digest().to_hex(), directory.name);
         let state = match lookup::directory(self.physical.mounted(), &name, Links::Beneath) {
             Ok(state) => state,
@@ -265,13 +276,19 @@ impl Assembly<'_> {
     }
 
     /// An overlay whose changes stay on the physical root.
-    fn persistent_overlay(&mut self, directory: &StateDirectory) -> Result<OwnedFd, AssembleError> {
+    fn persistent_overlay(&mut self, directory: &StateDirectory<'_>) -> Result<OwnedFd, AssembleError> {
         let lower = self.sealed_directory(directory.name)?;
         let (name, state) = self.state_clone(directory)?;
         self.workbench.hold(&state, held_name(directory.name))?;
         let like = Ownership::of(&lower)
             .map_err(|reason| AssembleError::MountPoint { name: directory.name, reason: reason.into() })?;
         let upper = upper_layer(&state, &name, like)?;
+        if let Some(keep) = directory.keep {
+            let rejected = rejected_layer(&state, &name)?;
+            let (upper, rejected, sealed) = (upper.as_fd(), rejected.as_fd(), lower.as_fd());
+            let layers = set_aside::Layers { upper, rejected, sealed, state: &name };
+            set_aside::set_aside(keep, &layers, self.aside)?;
+        }
         let work = work_layer(&state, &name, like)?;
         let layers = self.features.layers();
         overlay::writable("overlay", lower, upper, work, directory.attributes, layers)
@@ -361,6 +378,12 @@ fn work_layer(state: &OwnedFd, parent: &str, like: Ownership) -> Result<OwnedFd,
 /// An upper directory, owned by whoever owns the sealed directory, with its mode; made where it is missing.
 fn upper_layer(state: &OwnedFd, parent: &str, like: Ownership) -> Result<OwnedFd, AssembleError> {
     Ok(layer(state, parent, "upper", like, |found| found == like)?.0)
+}
+
+/// The directory of what is set aside: root's alone, since there are programs of an attacker in it.
+fn rejected_layer(state: &OwnedFd, parent: &str) -> Result<OwnedFd, AssembleError> {
+    let expected = Ownership { user: 0, group: 0, mode: 0o700 };
+    Ok(layer(state, parent, set_aside::REJECTED, expected, |found| found == expected)?.0)
 }
 
 /// An upper or work directory whose ownership is accepted, with that; made as `expected` where it is missing.

@@ -22,6 +22,7 @@ use crate::policy::{self, Action, Decision, Policy, Settings, Verification};
 use crate::prove::prove;
 use crate::report::{CheckRecord, EarlierReport, Report, Verdict};
 use crate::repository::Repository;
+use crate::set_aside::SetAside;
 use crate::stage::Stage;
 use crate::verify::verify;
 use crate::whole_file::WholeFiles;
@@ -232,18 +233,23 @@ fn build(
         clock.lap(report, Stage::Objects);
     }
     report::create_directory().at(Stage::Mount)?;
-    let mut attempt = construct(&checked, mounted.as_fd(), settings, &mut features, report, clock);
+    let mut aside = SetAside::default();
+    let mut attempt = construct(&checked, mounted.as_fd(), settings, &mut features, &mut aside, report, clock);
     // Some kernels up to 6.18.5 count an EROFS that is mounted from a file as a level of stacking, and have none left
     // for the overlay over /etc then.
     if let Err(first) = attempt {
-        if !first.may_be_stacking() || !features.fall_back_to_loop() {
-            report.kernel(features);
-            return Err(first);
-        }
-        attempt = construct(&checked, mounted.as_fd(), settings, &mut features, report, clock)
-            .map_err(|second| first.and(second));
+        attempt = if first.may_be_stacking() && features.fall_back_to_loop() {
+            construct(&checked, mounted.as_fd(), settings, &mut features, &mut aside, report, clock)
+                .map_err(|second| first.and(second))
+        } else {
+            Err(first)
+        };
     }
     report.kernel(features);
+    if !aside.is_empty() {
+        log::warn!("{aside}");
+        report.set_aside(aside);
+    }
     let (assembled, workbench) = attempt?;
     let proven = prove(assembled, command_line, &files).at(Stage::Prove)?;
     clock.lap(report, Stage::Prove);
@@ -266,6 +272,7 @@ fn construct(
     mounted: BorrowedFd<'_>,
     settings: &Settings,
     features: &mut KernelFeatures,
+    aside: &mut SetAside,
     report: &mut Report,
     clock: &mut Clock,
 ) -> Result<(AssembledRoot, Workbench), BootError> {
@@ -275,7 +282,7 @@ fn construct(
     let workbench = Workbench::new(need, physical.copy(), features).at(Stage::Mount)?;
     let detached = mount::root::mount(image, &physical, &workbench, features).at(Stage::Mount)?;
     clock.lap(report, Stage::Mount);
-    let assembled = assemble(detached, &physical, settings, &workbench, features).at(Stage::Assemble)?;
+    let assembled = assemble(detached, &physical, settings, &workbench, features, aside).at(Stage::Assemble)?;
     clock.lap(report, Stage::Assemble);
     Ok((assembled, workbench))
 }

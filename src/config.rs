@@ -10,6 +10,7 @@ pub use settings::*;
 
 use thiserror::Error;
 
+use crate::keep::KeepList;
 use crate::names::names;
 use document::{Item, Value};
 
@@ -72,6 +73,7 @@ const OUR_KEYS: &[Key] = &[
     (&["policy"], "on-failure", |config, value| set(&mut config.policy.on_failure, value)),
     (&["policy"], "failure-delay", |config, value| set(&mut config.policy.failure_delay, value)),
     (&["sysroot"], "mount", |config, value| set(&mut config.sysroot.mount, value)),
+    (&["etc"], "keep", |config, value| set(&mut config.etc.keep, value)),
 ];
 
 /// The keys of both files.
@@ -105,8 +107,12 @@ fn parse(file: &'static str, text: &str, keys: &[Key]) -> Result<Config, ConfigE
 
 fn open_table(keys: &[Key], tables: &mut Vec<Vec<String>>, path: &[String]) -> Result<(), String> {
     if !keys.iter().any(|(table, ..)| path == *table) {
-        let mut known: Vec<_> = keys.iter().filter_map(|(table, ..)| table.first().copied()).collect();
-        known.dedup();
+        let mut known = Vec::new();
+        for table in keys.iter().filter_map(|(table, ..)| table.first().copied()) {
+            if !known.contains(&table) {
+                known.push(table);
+            }
+        }
         return Err(format!("unknown table '{}', expected {}", dotted(path), one_of(&known)));
     }
     if tables.iter().any(|table| table == path) {
@@ -178,6 +184,21 @@ impl FromValue for u8 {
     }
 }
 
+impl FromValue for String {
+    fn from_value(value: Value) -> Result<Self, String> {
+        match value {
+            Value::String(text) => Ok(text),
+            other => Err(format!("expected a string, found {other}")),
+        }
+    }
+}
+
+impl FromValue for KeepList {
+    fn from_value(value: Value) -> Result<Self, String> {
+        Self::try_from(Vec::<String>::from_value(value)?).map_err(|error| error.to_string())
+    }
+}
+
 impl<T: FromValue> FromValue for Vec<T> {
     fn from_value(value: Value) -> Result<Self, String> {
         match value {
@@ -240,6 +261,7 @@ mod tests {
             [etc]
             mount = "volatile"
             flags = []
+            keep = ["machine-id", "ssh/ssh_host_*"]
             [var]
             mount = "root"
             flags = ["nosuid", "noexec"]
@@ -261,6 +283,8 @@ mod tests {
         assert_eq!(config.root.transient, Some(true));
         assert_eq!(config.etc.mount, Some(StateMount::Transient));
         assert_eq!(config.etc.flags, Some(vec![]));
+        let keep = config.etc.keep.unwrap();
+        assert!(keep.matches(b"ssh/ssh_host_rsa_key") && !keep.matches(b"ssh/sshd_config"));
         assert_eq!(config.var.mount, Some(StateMount::None));
         assert_eq!(config.var.flags, Some(vec![MountFlag::Nosuid, MountFlag::Noexec]));
         assert_eq!(config.sysroot.mount, Some(SysrootMount::None));
@@ -271,6 +295,10 @@ mod tests {
         let config = Config::from_setup_root_conf("[etc]\ntransient = true\n[root]\ntransient = true\n").unwrap();
         assert_eq!((config.etc.transient, config.root.transient), (Some(true), Some(true)));
         assert!(Config::from_setup_root_conf("[policy]\n").is_err());
+        // Only the file that a builder of sealroot writes says what is kept.
+        let message = "2: unknown key 'etc.keep', expected one of 'mount', 'transient', 'flags'";
+        let found = Config::from_setup_root_conf("[etc]\nkeep = []\n").unwrap_err().to_string();
+        assert_eq!(found, format!("{SETUP_ROOT_CONF_TOML}:{message}"));
     }
 
     #[test]
@@ -290,7 +318,7 @@ mod tests {
                 "[policy]\nkarg = \"Require\"\n",
                 "2: policy.karg: expected one of 'require', 'optional', found 'Require'",
             ),
-            ("[extra]\n", "1: unknown table 'extra', expected one of 'policy', 'sysroot', 'root', 'etc', 'var'"),
+            ("[extra]\n", "1: unknown table 'extra', expected one of 'policy', 'sysroot', 'etc', 'root', 'var'"),
             ("[policy.extra]\n", "1: unknown table 'policy.extra', expected one of 'policy', "),
             ("[policy.karg]\n", "1: unknown table 'policy.karg', expected one of 'policy', "),
             ("policy = \"require\"\n", "1: unknown key 'policy', expected one of 'layout'"),
@@ -323,6 +351,10 @@ mod tests {
             ("[etc]\nmount = [\"bind\"]\n", "2: etc.mount: expected one of 'overlay', "),
             ("[etc]\nmount = \"bind\"\nmount = \"bind\"\n", "3: etc.mount: set twice"),
             ("layout = \"bootc\"\n\"layout\" = \"bootc\"\n", "2: layout: set twice"),
+            ("[etc]\nkeep = \"machine-id\"\n", "2: etc.keep: expected an array, found 'machine-id'"),
+            ("[etc]\nkeep = [\"a\", 7]\n", "2: etc.keep: expected a string, found 7"),
+            ("[etc]\nkeep = [\"/etc/a\"]\n", "2: etc.keep: expected a path relative to /etc, found '/etc/a'"),
+            ("[var]\nkeep = []\n", "2: unknown key 'var.keep', expected one of 'mount', 'transient', 'flags'"),
             ("[etc]\n[var]\n[etc]\n", "3: table 'etc' is defined twice"),
             ("etc.mount = \"bind\"\n[etc]\n", "2: table 'etc' is defined twice"),
             ("etc = { mount = \"bind\" }\n", "1: inline tables are not supported"),

@@ -29,6 +29,7 @@ const FW_CFG_CREDENTIALS: &str = "/sys/firmware/qemu_fw_cfg/by_name/opt/io.syste
 const MAX_CREDENTIALS: usize = 16;
 const EFI: &str = "/sys/firmware/efi";
 const EFIVARS: &str = "/sys/firmware/efi/efivars";
+const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 /// `EFIVARFS_MAGIC` of `linux/magic.h`
 const EFIVARFS_MAGIC: u32 = 0xde5e_81e4;
 
@@ -61,6 +62,9 @@ pub enum InputError {
         #[source]
         reason: std::str::Utf8Error,
     },
+    /// It is no identifier of a boot.
+    #[error("'{BOOT_ID}': expected letters, digits and '-', found something else")]
+    BootId,
     /// A configuration file is wrong.
     #[error(transparent)]
     Config(#[from] ConfigError),
@@ -155,6 +159,16 @@ pub fn added() -> Result<Vec<AddedString>, InputError> {
         }
     }
     Ok(found)
+}
+
+/// The identifier of this boot, which the kernel makes up, and which nobody can know before.
+pub fn boot_id() -> Result<String, InputError> {
+    let content = read_file(BOOT_ID)?.ok_or_else(|| read_error(BOOT_ID, Errno::NOENT.into()))?;
+    let id = content.trim_ascii();
+    if id.is_empty() || !id.iter().all(|byte| byte.is_ascii_alphanumeric() || *byte == b'-') {
+        return Err(InputError::BootId);
+    }
+    String::from_utf8(id.to_vec()).map_err(|_| InputError::BootId)
 }
 
 /// What the kernel's lockdown forbids; where it cannot be read, nothing.

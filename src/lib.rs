@@ -16,7 +16,7 @@
 //!                                                                CheckedImage
 //!                                                                      │ mount
 //!                                                                DetachedRoot
-//!                                                                      │ assemble
+//!                                                                      │ assemble (keep, set_aside)
 //!                                                               AssembledRoot
 //!                                                                      │ prove
 //!                                                                 ProvenRoot
@@ -42,6 +42,7 @@ pub mod firmware;
 pub mod fuzzing;
 pub mod image;
 pub mod inputs;
+pub mod keep;
 pub mod kmsg;
 mod lookup;
 pub mod merkle;
@@ -56,6 +57,7 @@ mod privileges;
 pub mod prove;
 pub mod report;
 pub mod repository;
+pub mod set_aside;
 pub mod stage;
 mod sys;
 pub mod tree;

@@ -3,8 +3,9 @@
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::{FileType, Mode, OFlags, ResolveFlags};
+use rustix::fs::{Dir, FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
+use rustix::path::Arg;
 use thiserror::Error;
 
 /// How often a look-up that a concurrent rename or mount disturbed is tried again (`EAGAIN` of openat2(2)).
@@ -50,12 +51,12 @@ impl Links {
 }
 
 /// Opens `path` below `directory` for use as a location only (`O_PATH`).
-pub fn location(directory: impl AsFd, path: &str, links: Links) -> Result<OwnedFd, Errno> {
+pub fn location(directory: impl AsFd, path: impl Arg + Copy, links: Links) -> Result<OwnedFd, Errno> {
     openat2(directory, path, OFlags::PATH, links.resolve())
 }
 
 /// [`location`] of a directory.
-pub fn directory(directory: impl AsFd, path: &str, links: Links) -> Result<OwnedFd, LookupError> {
+pub fn directory(directory: impl AsFd, path: impl Arg + Copy, links: Links) -> Result<OwnedFd, LookupError> {
     match openat2(&directory, path, OFlags::PATH | OFlags::DIRECTORY, links.resolve()) {
         // What is there instead is said by a look at it.
         Err(Errno::NOTDIR) => {
@@ -65,6 +66,18 @@ pub fn directory(directory: impl AsFd, path: &str, links: Links) -> Result<Owned
         }
         result => Ok(result?),
     }
+}
+
+/// [`location`] of whatever `name` is in `directory`, a link itself too, on the same mount.
+pub fn entry(directory: impl AsFd, name: impl Arg + Copy) -> Result<OwnedFd, Errno> {
+    let resolve = Links::Refused.resolve() | ResolveFlags::NO_XDEV;
+    openat2(directory, name, OFlags::PATH | OFlags::NOFOLLOW, resolve)
+}
+
+/// What is in a directory, `.` and `..` too.
+pub fn entries(directory: impl AsFd) -> Result<Dir, Errno> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    Dir::new(rustix::fs::openat(directory, ".", flags, Mode::empty())?)
 }
 
 /// [`location`] of a regular file.
@@ -104,7 +117,12 @@ pub fn proc_path(fd: BorrowedFd<'_>) -> String {
     format!("/proc/self/fd/{}", fd.as_raw_fd())
 }
 
-fn openat2(directory: impl AsFd, path: &str, flags: OFlags, resolve: ResolveFlags) -> Result<OwnedFd, Errno> {
+fn openat2(
+    directory: impl AsFd,
+    path: impl Arg + Copy,
+    flags: OFlags,
+    resolve: ResolveFlags,
+) -> Result<OwnedFd, Errno> {
     let mut attempts = ATTEMPTS;
     loop {
         match rustix::fs::openat2(directory.as_fd(), path, flags | OFlags::CLOEXEC, Mode::empty(), resolve) {

@@ -12,6 +12,7 @@ use crate::config::{
     SecureBootPolicy, StateMount, SysrootMount, UnverifiedPolicy,
 };
 use crate::firmware::{SecureBoot, Tries};
+use crate::keep::KeepList;
 use crate::names::names;
 
 /// How often a boot entry without tries left is started before a restart is given up.
@@ -89,6 +90,9 @@ pub struct Settings {
     pub etc: Setting<StateMount>,
     #[serde(rename = "etc.flags")]
     pub etc_flags: Setting<Vec<MountFlag>>,
+    /// `None` keeps everything, an empty list nothing.
+    #[serde(rename = "etc.keep")]
+    pub etc_keep: Setting<Option<KeepList>>,
     #[serde(rename = "var.mount")]
     pub var: Setting<StateMount>,
     #[serde(rename = "var.flags")]
@@ -133,6 +137,7 @@ impl Settings {
                 etc_default,
             ),
             etc_flags: Setting::pick(ours.etc.flags, theirs.etc.flags, default_flags()),
+            etc_keep: Setting::pick(ours.etc.keep.map(Some), None, None),
             var,
             var_flags: Setting::pick(ours.var.flags, theirs.var.flags, default_flags()),
             sysroot: Setting::pick(ours.sysroot.mount, None, SysrootMount::ReadOnly),
@@ -231,6 +236,12 @@ pub enum PolicyError {
         /// What the firmware says.
         found: SecureBoot,
     },
+    /// A list of files of an /etc that has none of them from the disk, or all.
+    #[error("configuration: expected etc.mount = \"overlay\" (etc.keep is set), found \"{}\"", found.name())]
+    KeepWithoutOverlay {
+        /// What `etc.mount` is, by whatever it was decided.
+        found: StateMount,
+    },
     /// A `?` on a machine that may be one that enforces Secure Boot.
     #[error(
         "kernel command line: expected verification to be required (Secure Boot is {}), found '?' in karg '{karg}'",
@@ -264,6 +275,9 @@ pub fn decide(
     judge_added(&settings, added)?;
     if settings.secure_boot.value == SecureBootPolicy::Require && secure_boot != SecureBoot::Enforced {
         return Err(PolicyError::SecureBoot { found: secure_boot });
+    }
+    if settings.etc_keep.value.is_some() && settings.etc.value != StateMount::Overlay {
+        return Err(PolicyError::KeepWithoutOverlay { found: settings.etc.value });
     }
     let request = BootRequest::try_from(command_line)?;
     let Some(first) = request.images().first() else {
@@ -411,6 +425,27 @@ mod tests {
             ("composefs=1", "[policy]\nkarg = \"optional\"\n", "kernel command line"),
         ] {
             assert_eq!(decided(line, ours, SecureBoot::Off).unwrap_err(), message);
+        }
+    }
+
+    #[test]
+    fn a_list_of_kept_files() {
+        assert_eq!(settings("", "", "").etc_keep.value, None);
+        for (ours, mount) in [
+            ("[etc]\nkeep = []\nmount = \"transient\"\n", "transient"),
+            ("[etc]\nkeep = []\nmount = \"none\"\n", "none"),
+            ("layout = \"bootc\"\n[etc]\nkeep = [\"a\"]\n", "bind"),
+        ] {
+            assert_eq!(
+                decided(DIGEST, ours, SecureBoot::Off).unwrap_err(),
+                format!("configuration: expected etc.mount = \"overlay\" (etc.keep is set), found \"{mount}\"")
+            );
+        }
+        for list in ["[]", "[\"a\"]"] {
+            let ours = format!("[etc]\nkeep = {list}\n");
+            let Ok(Decision::Seal(policy)) = decided(DIGEST, &ours, SecureBoot::Off) else { panic!("{list}") };
+            assert!(policy.settings().etc_keep.value.is_some());
+            assert_eq!(policy.settings().etc_keep.from, Origin::SealrootToml);
         }
     }
 

@@ -20,6 +20,7 @@ use crate::firmware::SecureBoot;
 use crate::mount::KernelFeatures;
 use crate::openings::Opening;
 use crate::policy::{Action, Settings, Verification};
+use crate::set_aside::SetAside;
 use crate::stage::Stage;
 use crate::tree::MountRecord;
 
@@ -82,6 +83,7 @@ pub struct Report {
     policy: Option<Settings>,
     openings: Vec<Opening>,
     kernel: Option<KernelFeatures>,
+    set_aside: Option<SetAside>,
     checks: Vec<CheckRecord>,
     mounts: Vec<MountRecord>,
 }
@@ -141,6 +143,7 @@ impl Default for Report {
             policy: None,
             openings: Vec::new(),
             kernel: None,
+            set_aside: None,
             checks: Vec::new(),
             mounts: Vec::new(),
         }
@@ -179,6 +182,11 @@ impl Report {
     /// Records what was found out about the kernel.
     pub fn kernel(&mut self, features: KernelFeatures) {
         self.kernel = Some(features);
+    }
+
+    /// Records what was set aside of a persistent /etc.
+    pub fn set_aside(&mut self, aside: SetAside) {
+        self.set_aside = Some(aside);
     }
 
     /// Records a stage that was passed.
@@ -242,6 +250,7 @@ impl Serialize for Report {
         fields.push_known("policy", self.policy.as_ref());
         fields.push("openings", &self.openings);
         fields.push_known("kernel", self.kernel.as_ref());
+        fields.push_known("set_aside", self.set_aside.as_ref());
         fields.push("checks", &self.checks);
         fields.push("mounts", &self.mounts);
         Fragment::Map(Box::new(fields))

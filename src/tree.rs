@@ -1,11 +1,10 @@
 //! The mount tree at /sysroot, as it is recorded after the boot program built it and compared before the pivot.
 
-use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use miniserde::{Deserialize, Serialize};
-use rustix::fs::{Dir, Mode, OFlags};
+use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::MountAttrFlags;
 use thiserror::Error;
@@ -200,9 +199,7 @@ fn check_foreign(mount: &Mount, path: &Path) -> Result<(), TreeError> {
 }
 
 fn is_empty(directory: &OwnedFd) -> Result<bool, Errno> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let readable = rustix::fs::openat(directory, ".", flags, Mode::empty())?;
-    for entry in Dir::new(File::from(readable))? {
+    for entry in lookup::entries(directory)? {
         if !matches!(entry?.file_name().to_bytes(), b"." | b"..") {
             return Ok(false);
         }

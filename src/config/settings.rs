@@ -1,5 +1,7 @@
 //! What can be set: one type per key that has more than two values, one struct per table.
 
+use crate::keep::KeepList;
+
 /// `layout`
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Layout {
@@ -159,6 +161,8 @@ pub struct EtcSection {
     pub transient: Option<bool>,
     /// The flags of the mount at /etc.
     pub flags: Option<Vec<MountFlag>>,
+    /// What an overlay over /etc takes from the disk; no other table has this key.
+    pub keep: Option<KeepList>,
 }
 
 /// `[var]`, with the keys of `[etc]`

@@ -31,6 +31,7 @@ mod gate;
 mod good;
 mod hostile;
 mod hostile_repository;
+mod keep;
 mod kernel;
 mod kernels;
 mod lab;

@@ -2,7 +2,8 @@
 
 use std::path::Path;
 
-use miniserde::json::{self, Value};
+use miniserde::Serialize;
+use miniserde::json::{self, Number, Value};
 use rustix::fs::{Mode, OFlags};
 use sealroot::digest::ImageDigest;
 use sealroot::mount::KernelFeatures;
@@ -37,6 +38,30 @@ pub fn report() -> Result<Option<Report>, Failure> {
     found.map(|value| Some(Report(value))).ok_or_else(|| "the boot program's report: expected JSON".into())
 }
 
+/// What `etc.keep` did not keep, as the boot program tells it.
+#[derive(Debug, Serialize)]
+pub struct SetAside {
+    pub count: u64,
+    /// On the physical root.
+    pub folder: String,
+    /// The first of them.
+    pub entries: Vec<SetAsideEntry>,
+}
+
+/// An entry that was set aside.
+#[derive(Debug, Serialize)]
+pub struct SetAsideEntry {
+    pub path: String,
+    pub reason: String,
+}
+
+fn as_text(value: &Value) -> Option<&str> {
+    match value {
+        Value::String(text) => Some(text),
+        _ => None,
+    }
+}
+
 /// The boot program's report, field by field.
 #[derive(Debug)]
 pub struct Report(Value);
@@ -44,20 +69,28 @@ pub struct Report(Value);
 impl Report {
     /// A text, by the names of the objects that it is in and its own.
     pub fn text(&self, names: &[&str]) -> Option<&str> {
-        match self.get(names)? {
-            Value::String(text) => Some(text),
-            _ => None,
-        }
+        self.get(names).and_then(as_text)
     }
 
     /// The texts of an array.
     pub fn texts(&self, name: &str) -> Vec<String> {
         let Some(Value::Array(values)) = self.get(&[name]) else { return Vec::new() };
-        let text = |value: &Value| match value {
-            Value::String(text) => Some(text.clone()),
-            _ => None,
-        };
-        values.iter().filter_map(text).collect()
+        values.iter().filter_map(as_text).map(str::to_owned).collect()
+    }
+
+    /// What the boot program set aside of /etc, where it did.
+    pub fn set_aside(&self) -> Option<SetAside> {
+        let Value::Array(entries) = self.get(&["set_aside", "entries"])? else { return None };
+        let Value::Number(Number::U64(count)) = self.get(&["set_aside", "count"])? else { return None };
+        let entries = entries.iter().filter_map(|entry| {
+            let text = |name| match entry {
+                Value::Object(entry) => entry.get(name).and_then(as_text).map(str::to_owned),
+                _ => None,
+            };
+            Some(SetAsideEntry { path: text("path")?, reason: text("reason")? })
+        });
+        let folder = self.text(&["set_aside", "folder"])?.into();
+        Some(SetAside { count: *count, folder, entries: entries.collect() })
     }
 
     fn get(&self, names: &[&str]) -> Option<&Value> {

@@ -36,6 +36,8 @@ pub struct Status {
     /// How much was checked before the pivot, by the configuration.
     check: Option<String>,
     openings: Vec<String>,
+    /// What `etc.keep` did not keep, if there was anything.
+    set_aside: Option<booted::SetAside>,
     /// What the digest does not vouch for.
     not_sealed: Vec<MountPoint>,
     deployments: Vec<Deployment>,
@@ -97,6 +99,7 @@ pub fn run() -> Result<Status, Failure> {
             .map_or_else(|error| chain(&error), |state| state.name().into()),
         check: told(&["policy", "policy.check", "value"]),
         openings: report.as_ref().map(|report| report.texts("openings")).unwrap_or_default(),
+        set_aside: report.as_ref().and_then(booted::Report::set_aside),
         not_sealed: beside(),
         deployments: deployments(image),
         problems,
@@ -174,6 +177,15 @@ impl Finding for Status {
         writeln!(text, "secure boot: {}", self.secure_boot)?;
         for opening in &self.openings {
             writeln!(text, "open:        {}", paint.bad(opening))?;
+        }
+        if let Some(booted::SetAside { count, folder, entries }) = &self.set_aside {
+            writeln!(text, "set aside:   {} of /etc, in '{folder}'", paint.bad(count))?;
+            for booted::SetAsideEntry { path, reason } in entries {
+                writeln!(text, "             {path} ({reason})")?;
+            }
+            if *count > entries.len() as u64 {
+                writeln!(text, "             …")?;
+            }
         }
         for MountPoint { point, filesystem, source, flags, .. } in &self.not_sealed {
             writeln!(text, "not sealed:  {point} ({filesystem} {source} {})", flags.join(","))?;
