@@ -260,10 +260,13 @@ keep() {
   cp "$2" "$1/"
 }
 
-# What a sealed command line carries: no credentials from outside, no mounts from a writable /etc/fstab, no shell in the
-# initrd, no hibernation image. The plain and the rd. form of a switch reach different stages.
+# What a sealed command line carries, as `sealroot karg --sealed` prints it.
 # shellcheck disable=SC2034 # for the caller
-sealed_kargs=(systemd.import_credentials=no fstab=no rd.fstab=no rd.shell=0 rd.emergency=halt noresume)
+sealed_kargs=(
+  systemd.import_credentials=no systemd.imds=no fstab=no rd.fstab=no rd.shell=0 rd.emergency=halt noresume
+  systemd.mask=systemd-sysext.service systemd.mask=systemd-confext.service
+  systemd.gpt_auto=no systemd.factory_reset=no rootflags=errors=remount-ro
+)
 
 # in_root ROOT COMMAND...: runs a command in another root, in a mount namespace that takes the mounts along at its end.
 in_root() {

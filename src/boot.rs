@@ -18,15 +18,17 @@ use crate::mount::KernelFeatures;
 use crate::mount::root::PhysicalRoot;
 use crate::mount::workbench::{Need, Workbench};
 use crate::objects::{self, CheckedImage};
+use crate::openings::{self, Boot, Opening};
 use crate::policy::{self, Action, Decision, Policy, Settings, Verification};
 use crate::prove::prove;
 use crate::report::{CheckRecord, EarlierReport, Report, Verdict};
 use crate::repository::Repository;
 use crate::set_aside::SetAside;
 use crate::stage::Stage;
+use crate::stub::Stub;
 use crate::verify::verify;
 use crate::whole_file::WholeFiles;
-use crate::{action, kmsg, mount, openings, place, privileges, report, tree};
+use crate::{action, kmsg, mount, place, privileges, report, tree};
 
 /// The start of the one line that says why a boot is refused.
 pub const REFUSED: &str = "boot refused";
@@ -177,8 +179,16 @@ fn mount_sealed(sysroot: &Path, report: &mut Report) -> Result<(), BootError> {
     let firmware = known(Firmware::open());
     let secure_boot = secure_boot(firmware.as_ref());
     let added = added(&settings)?;
-    report.asked(secure_boot, firmware.and_then(|firmware| known(firmware.stub()).flatten()), added.clone());
-    let open = openings::find(&command_line, *settings.etc.value(), inputs::lockdown());
+    let stub = firmware.and_then(|firmware| known(firmware.stub()).flatten());
+    let open = openings::find(&Boot {
+        command_line: &command_line,
+        settings: &settings,
+        lockdown: inputs::lockdown(),
+        secure_boot,
+        stub: stub.as_deref().map(Stub::named),
+        filesystem: inputs::physical_filesystem(sysroot),
+    });
+    report.asked(secure_boot, stub, added.clone());
     report.decided(settings.clone(), open.clone());
     let policy = match policy::decide(&command_line, settings, secure_boot, &added).at(Stage::Ask)? {
         Decision::Seal(policy) => policy,
@@ -342,10 +352,11 @@ fn known<T>(input: Result<T, InputError>) -> Option<T> {
     input.inspect_err(|error| log::warn!("{}, ignoring", chain(error))).ok()
 }
 
-fn warn_of_openings(openings: &[openings::Opening]) {
+fn warn_of_openings(openings: &[Opening]) {
     if !openings.is_empty() {
-        let remedies: Vec<_> = openings.iter().map(|opening| opening.remedy()).collect();
-        log::warn!("the kernel command line leaves ways around the seal open, missing: {}", remedies.join(" "));
+        let ways: Vec<_> =
+            openings.iter().map(|opening| format!("{} ({})", opening.name(), opening.remedy())).collect();
+        log::warn!("ways around the seal are open, with what closes each: {}", ways.join(", "));
     }
 }
 

@@ -15,6 +15,7 @@ use crate::cmdline::CommandLine;
 use crate::config::{Config, ConfigError, SEALROOT_TOML, SETUP_ROOT_CONF_TOML};
 use crate::firmware::{self, BootEntry, FirmwareError, Lockdown, SecureBoot};
 use crate::mount::{self, FsError};
+use crate::openings::PhysicalFilesystem;
 
 /// The kernel's longest command line is far below, in bytes; no configuration is longer either.
 const MAX_INPUT: u64 = 64 * 1024;
@@ -169,6 +170,16 @@ pub fn boot_id() -> Result<String, InputError> {
         return Err(InputError::BootId);
     }
     String::from_utf8(id.to_vec()).map_err(|_| InputError::BootId)
+}
+
+/// What the physical root is, as far as it can be told.
+pub fn physical_filesystem(sysroot: &Path) -> PhysicalFilesystem {
+    /// `EXT4_SUPER_MAGIC` of `linux/magic.h`
+    const EXT4: u32 = 0xef53;
+    match rustix::fs::statfs(sysroot) {
+        Ok(found) if found.f_type as u32 != EXT4 => PhysicalFilesystem::Other,
+        Ok(_) | Err(_) => PhysicalFilesystem::MayBeExt4,
+    }
 }
 
 /// What the kernel's lockdown forbids; where it cannot be read, nothing.

@@ -59,6 +59,7 @@ pub mod report;
 pub mod repository;
 pub mod set_aside;
 pub mod stage;
+pub mod stub;
 mod sys;
 pub mod tree;
 #[cfg(feature = "uki")]

@@ -293,7 +293,7 @@ _sealroot() {
             return 0
             ;;
         sealroot__subcmd__karg)
-            opts="-h --repo --algorithm --json --help"
+            opts="-h --repo --algorithm --sealed --json --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0

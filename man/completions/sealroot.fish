@@ -54,6 +54,7 @@ complete -c sealroot -n "__fish_sealroot_using_subcommand inspect" -s h -l help 
 complete -c sealroot -n "__fish_sealroot_using_subcommand karg" -l repo -d 'The repository\'s directory' -r -F
 complete -c sealroot -n "__fish_sealroot_using_subcommand karg" -l algorithm -d 'Hash algorithm of the digest of an image file without fs-verity [default: its objects\' one]' -r -f -a "sha256\t''
 sha512\t''"
+complete -c sealroot -n "__fish_sealroot_using_subcommand karg" -l sealed -d 'Also print what closes the ways around the seal, for a physical root with ext4: the whole sealed command line'
 complete -c sealroot -n "__fish_sealroot_using_subcommand karg" -l json -d 'Answer with one JSON document'
 complete -c sealroot -n "__fish_sealroot_using_subcommand karg" -s h -l help -d 'Print help'
 complete -c sealroot -n "__fish_sealroot_using_subcommand probe" -l repo -d 'A directory on the filesystem that has the repository, or is to have it [default: /sysroot/composefs, else /]' -r -F
@@ -62,7 +63,7 @@ complete -c sealroot -n "__fish_sealroot_using_subcommand probe" -s h -l help -d
 complete -c sealroot -n "__fish_sealroot_using_subcommand status" -l json -d 'Answer with one JSON document'
 complete -c sealroot -n "__fish_sealroot_using_subcommand status" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c sealroot -n "__fish_sealroot_using_subcommand uki" -l repo -d 'Also require that the repository in this directory has the image' -r -F
-complete -c sealroot -n "__fish_sealroot_using_subcommand uki" -l strict -d 'Also require that the command line leaves no way around the seal open'
+complete -c sealroot -n "__fish_sealroot_using_subcommand uki" -l strict -d 'Also require that no way around the seal is open'
 complete -c sealroot -n "__fish_sealroot_using_subcommand uki" -l json -d 'Answer with one JSON document'
 complete -c sealroot -n "__fish_sealroot_using_subcommand uki" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c sealroot -n "__fish_sealroot_using_subcommand verify" -l repo -d 'The repository\'s directory' -r -F

@@ -99,6 +99,9 @@ pub struct InspectArguments {
 pub struct KargArguments {
     #[command(flatten)]
     pub image: ImageArguments,
+    /// Also print what closes the ways around the seal, for a physical root with ext4: the whole sealed command line
+    #[arg(long)]
+    pub sealed: bool,
 }
 
 /// Tell what this kernel and a filesystem can do for a sealed root
@@ -129,7 +132,7 @@ pub struct UkiArguments {
     /// Also require that the repository in this directory has the image
     #[arg(long = "repo", value_name = "DIR")]
     pub repository: Option<PathBuf>,
-    /// Also require that the command line leaves no way around the seal open
+    /// Also require that no way around the seal is open
     #[arg(long)]
     pub strict: bool,
 }

@@ -5,6 +5,7 @@ use std::fmt::{self, Write};
 use miniserde::Serialize;
 use sealroot::cmdline::FormatVersion;
 use sealroot::digest::ImageDigest;
+use sealroot::openings;
 
 use crate::arguments::KargArguments;
 use crate::image_file;
@@ -24,8 +25,15 @@ pub struct Karg {
 pub fn run(arguments: &KargArguments) -> Result<Karg, Failure> {
     let image = image_file::open(&arguments.image)?;
     let digest = image.measured.digest();
+    let mut karg = karg(image.format, digest);
+    if arguments.sealed {
+        for opening in openings::SEALED {
+            karg.push(' ');
+            karg.push_str(opening.remedy());
+        }
+    }
     Ok(Karg {
-        karg: karg(image.format, digest),
+        karg,
         digest: digest.to_hex(),
         algorithm: digest.algorithm().name().into(),
         format: image.format.name().into(),

@@ -11,8 +11,9 @@ use sealroot::boot::chain;
 use sealroot::cmdline::CommandLine;
 use sealroot::config::{Config, SEALROOT_TOML, SETUP_ROOT_CONF_TOML};
 use sealroot::firmware::{Lockdown, SecureBoot};
-use sealroot::openings::{self, Opening};
+use sealroot::openings::{self, Boot, Opening, PhysicalFilesystem};
 use sealroot::policy::{self, Decision, Policy, Settings, Verification};
+use sealroot::stub::Stub;
 use sealroot::uki::initramfs::{Content, Initramfs};
 use sealroot::uki::pe::{MAX_SIZE, PeError, Sections, Signature, Uki, required};
 use sealroot::{assemble, image};
@@ -64,6 +65,8 @@ struct ProfileVerdict {
     command_line: String,
     kernel: Option<String>,
     system: Option<String>,
+    /// The boot stub, by its own word.
+    stub: Option<String>,
     /// What may be mounted: format and digest of each image.
     images: Vec<String>,
     policy: Option<Settings>,
@@ -119,6 +122,7 @@ fn judge(sections: &Sections<'_>, command_line: &[u8], initrd: &[u8], repository
         command_line: printable(command_line),
         kernel: section(".uname"),
         system: sections.get(".osrel").and_then(|content| pretty_name(text(content))),
+        stub: None,
         images: Vec::new(),
         policy: None,
         openings: Vec::new(),
@@ -134,7 +138,7 @@ fn judge(sections: &Sections<'_>, command_line: &[u8], initrd: &[u8], repository
     };
     verdict.problems.append(&mut missing_parts(&initramfs));
     let command_line = CommandLine::split(command_line);
-    match decide(&initramfs, &command_line, &mut verdict) {
+    match decide(sections, &initramfs, &command_line, &mut verdict) {
         Ok(policy) => {
             verdict.images = policy.images().iter().map(ToString::to_string).collect();
             if let Some(repository) = repository {
@@ -159,12 +163,34 @@ fn is_read(path: &str) -> bool {
 }
 
 /// What the boot program would decide on a machine that enforces Secure Boot.
-fn decide(initramfs: &Initramfs, command_line: &CommandLine, verdict: &mut ProfileVerdict) -> Result<Policy, String> {
+fn decide(
+    sections: &Sections<'_>,
+    initramfs: &Initramfs,
+    command_line: &CommandLine,
+    verdict: &mut ProfileVerdict,
+) -> Result<Policy, String> {
     let ours = Config::from_sealroot_toml(config(initramfs, SEALROOT_TOML)?).map_err(|error| error.to_string())?;
     let theirs =
         Config::from_setup_root_conf(config(initramfs, SETUP_ROOT_CONF_TOML)?).map_err(|error| error.to_string())?;
     let settings = Settings::resolve(ours, theirs, command_line);
-    verdict.openings = openings::find(command_line, *settings.etc.value(), Lockdown::None);
+    let stub = sections.get(".sdmagic").map_or(Stub::Unknown, |content| Stub::of_section(content));
+    verdict.stub = Some(match stub {
+        Stub::Systemd(release) => format!("systemd-stub {release}"),
+        Stub::Unknown => "unknown".into(),
+    });
+    // A builder can overwrite the name that the stub looks for, before the image is signed.
+    let takes_smbios = stub == Stub::Unknown || has_smbios_name(sections);
+    verdict.openings = openings::find(&Boot {
+        command_line,
+        settings: &settings,
+        lockdown: Lockdown::None,
+        secure_boot: SecureBoot::Enforced,
+        stub: Some(stub),
+        filesystem: PhysicalFilesystem::MayBeExt4,
+    });
+    if !takes_smbios {
+        verdict.openings.retain(|opening| *opening != Opening::StubCommandLine);
+    }
     verdict.policy = Some(settings.clone());
     match policy::decide(command_line, settings, SecureBoot::Enforced, &[]).map_err(|error| chain(&error))? {
         Decision::Seal(policy) if policy.verification() == Verification::Required => Ok(policy),
@@ -173,6 +199,15 @@ fn decide(initramfs: &Initramfs, command_line: &CommandLine, verdict: &mut Profi
             Err("kernel command line: no composefs karg, and policy.karg = \"optional\"".into())
         }
     }
+}
+
+/// Whether the stub has the name of the SMBIOS string that adds to the command line: what it consists of are the sections
+/// that no builder adds.
+fn has_smbios_name(sections: &Sections<'_>) -> bool {
+    const NAME: &[u8] = b"io.systemd.stub.kernel-cmdline-extra";
+    let added = [".linux", ".initrd", ".ucode", ".splash", ".dtb"];
+    let own = sections.iter().filter(|(name, _)| !added.contains(&name.as_str()));
+    own.into_iter().any(|(_, content)| content.windows(NAME.len()).any(|window| window == NAME))
 }
 
 /// A configuration file of the initramfs; an absent one is empty.
@@ -305,7 +340,7 @@ impl Finding for UkiVerdict {
 
 impl ProfileVerdict {
     fn write_text(&self, text: &mut String, paint: Paint) -> fmt::Result {
-        for (name, value) in [("system", &self.system), ("kernel", &self.kernel)] {
+        for (name, value) in [("system", &self.system), ("kernel", &self.kernel), ("stub", &self.stub)] {
             writeln!(text, "{:13} {}", format!("{name}:"), value.as_deref().unwrap_or("not said"))?;
         }
         writeln!(text, "command line: {}", self.command_line)?;
@@ -319,7 +354,7 @@ impl ProfileVerdict {
             writeln!(text, "repository:   {image}")?;
         }
         for opening in &self.openings {
-            writeln!(text, "{}         {}, missing: {}", paint.bad("open:"), opening.name(), opening.remedy())?;
+            writeln!(text, "{}         {}, closed by: {}", paint.bad("open:"), opening.name(), opening.remedy())?;
         }
         self.problems.iter().try_for_each(|problem| writeln!(text, "{}      {problem}", paint.bad("problem:")))
     }

@@ -3,9 +3,10 @@
 
 use libfuzzer_sys::fuzz_target;
 use sealroot::cmdline::{BootRequest, CommandLine, RequestedVerification};
-use sealroot::config::StateMount;
-use sealroot::firmware::Lockdown;
-use sealroot::openings::{self, Opening};
+use sealroot::config::Config;
+use sealroot::firmware::{Lockdown, SecureBoot};
+use sealroot::openings::{self, Boot, Opening, PhysicalFilesystem};
+use sealroot::policy::Settings;
 use sealroot_fuzz::{bounded, check_message};
 
 type Argument = (Vec<u8>, Option<Vec<u8>>);
@@ -19,11 +20,23 @@ fuzz_target!(|text: &[u8]| {
     let expected = kernel_split(text);
     check_split(&line, &expected);
     check_request(&line, &expected);
-    let found = openings::find(&line, StateMount::Overlay, Lockdown::None);
-    let fewer = openings::find(&line, StateMount::None, Lockdown::Active);
+    let found = openings(&line, "", Lockdown::None);
+    let fewer = openings(&line, "[etc]\nmount = \"none\"\n", Lockdown::Active);
     assert!(fewer.iter().all(|opening| found.contains(opening)));
     assert!(!fewer.contains(&Opening::Fstab) && !fewer.contains(&Opening::Hibernation));
 });
+
+fn openings(command_line: &CommandLine, config: &str, lockdown: Lockdown) -> Vec<Opening> {
+    let config = Config::from_sealroot_toml(config).expect("a config");
+    openings::find(&Boot {
+        command_line,
+        settings: &Settings::resolve(config, Config::default(), command_line),
+        lockdown,
+        secure_boot: SecureBoot::Enforced,
+        stub: None,
+        filesystem: PhysicalFilesystem::MayBeExt4,
+    })
+}
 
 /// `next_arg()` of the kernel's `lib/cmdline.c`, line by line.
 fn kernel_split(text: &[u8]) -> Vec<Argument> {

@@ -1,4 +1,4 @@
-//! What `sealroot uki --strict` says of unified kernel images that `ukify` made, good ones and such as a builder's mistake
+//! What `sealroot uki` says of unified kernel images that `ukify` made, good ones and such as a builder's mistake
 //! would make.
 
 use std::fs;
@@ -53,6 +53,8 @@ struct Judged {
     made: fn(&Lab) -> Result<Vec<String>>,
     /// The algorithm of the repository that is asked for the image.
     repository: Option<&'static str>,
+    /// Whether what is open counts.
+    options: &'static [&'static str],
     status: i32,
     expect: Expect,
 }
@@ -76,12 +78,17 @@ const SEALED: Judged = Judged {
     name: "sealed",
     made: |lab| with_karg(&[], lab),
     repository: Some("sha512"),
+    options: &[],
     status: 0,
-    expect: Openings { signed: true, openings: &[] },
+    expect: Openings { signed: true, openings: &LEFT },
 };
+
+/// What is left open with systemd's stub 257 and an /etc that keeps everything.
+const LEFT: [&str; 2] = ["writable-etc", "stub-command-line"];
 
 const JUDGED: &[Judged] = &[
     SEALED,
+    Judged { name: "sealed_but_strict", options: &["--strict"], status: 1, ..SEALED },
     Judged {
         name: "without_its_image",
         repository: Some("sha256"),
@@ -98,14 +105,31 @@ const JUDGED: &[Judged] = &[
         made: |lab| with_karg(&["--unsigned"], lab),
         repository: None,
         status: 1,
-        expect: Openings { signed: false, openings: &[] },
+        expect: Openings { signed: false, openings: &LEFT },
+        ..SEALED
     },
     Judged {
         name: "with_openings",
         made: |lab| with_karg(&["--open"], lab),
         repository: None,
+        options: &["--strict"],
         status: 1,
-        expect: Openings { signed: true, openings: &["imported-credentials", "fstab", "initrd-shell", "hibernation"] },
+        expect: Openings {
+            signed: true,
+            openings: &[
+                "imported-credentials",
+                "metadata-service",
+                "fstab",
+                "initrd-shell",
+                "hibernation",
+                "extensions",
+                "other-partitions",
+                "factory-reset",
+                "disk-errors",
+                "writable-etc",
+                "stub-command-line",
+            ],
+        },
     },
     Judged {
         name: "without_the_boot_program",
@@ -115,6 +139,7 @@ const JUDGED: &[Judged] = &[
         expect: Problem(|_| {
             Ok("initramfs: expected the boot program '/usr/lib/sealroot/sealroot-initrd', found none".into())
         }),
+        ..SEALED
     },
     Judged {
         name: "without_the_gate",
@@ -126,6 +151,7 @@ const JUDGED: &[Judged] = &[
         expect: Problem(|_| {
             Ok("initramfs: expected a unit 'initrd-switch-root.service.d/50-sealroot.conf', found none".into())
         }),
+        ..SEALED
     },
     Judged {
         name: "with_a_wrong_config",
@@ -137,6 +163,7 @@ const JUDGED: &[Judged] = &[
         repository: None,
         status: 1,
         expect: ProblemBefore("/usr/lib/sealroot/sealroot.toml:3: unknown key 'policy.krag'", ", expected"),
+        ..SEALED
     },
     Judged {
         name: "without_a_karg",
@@ -146,6 +173,7 @@ const JUDGED: &[Judged] = &[
         expect: Problem(|_| {
             Ok("kernel command line: expected a karg 'composefs.digest' or 'composefs', found neither".into())
         }),
+        ..SEALED
     },
     Judged {
         name: "unverified",
@@ -156,6 +184,7 @@ const JUDGED: &[Judged] = &[
             let expected = "verification to be required (policy.unverified = \"refuse\")";
             Ok(format!("kernel command line: expected {expected}, found '?' in karg 'composefs.digest'"))
         }),
+        ..SEALED
     },
 ];
 
@@ -181,7 +210,8 @@ fn judge(judged: &Judged) -> Result<String> {
     let lab = Lab::new()?;
     let uki = made(&(judged.made)(&lab)?)?;
     let repository = judged.repository.map(|algorithm| lab.repository(algorithm)).transpose()?;
-    let mut arguments = vec!["uki", "--strict"];
+    let mut arguments = vec!["uki"];
+    arguments.extend(judged.options);
     arguments.extend(repository.iter().flat_map(|repository| ["--repo", repository]));
     arguments.push(&uki);
     let answer = answer(judged.status, &arguments)?;

@@ -41,6 +41,6 @@ pub fn all() -> Vec<Scenario> {
             .policy(REPORTED)
             .must("report", &format!(r#".*"firmware_strings":\["{EXTRA}=quiet=appended"\].*"#)),
         // The kernel starts it in the place of PID 1: no program of the initramfs has a say.
-        with("rdinit_appended", "rdinit=/bin/bash").comes(Expected::Shell(SHELL)),
+        with("rdinit_appended", "rdinit=/bin/sh").comes(Expected::Shell(SHELL)),
     ]
 }

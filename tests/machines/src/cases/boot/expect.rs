@@ -249,8 +249,8 @@ impl Judge<'_> {
     /// The report names an opening, and the boot program warned of it.
     fn open(&mut self, opening: &str, remedy: &str) {
         let warning = self.console.find(WARNING).unwrap_or_default().to_owned();
-        self.unless(warning.contains(&format!(" {remedy}")), || {
-            format!("expected a warning that {remedy} is missing, found '{warning}'")
+        self.unless(warning.contains(&format!(" {opening} ({remedy})")), || {
+            format!("expected a warning of '{opening} ({remedy})', found '{warning}'")
         });
         let report = self.console.probe("report").unwrap_or_default();
         let named = whole(&format!(r#".*"openings":\[[^]]*"{opening}".*"#), report);
@@ -258,7 +258,7 @@ impl Judge<'_> {
     }
 }
 
-const WARNING: &str = "sealroot: the kernel command line leaves ways around the seal open, missing: .*";
+const WARNING: &str = "sealroot: ways around the seal are open, with what closes each: .*";
 
 fn whole(pattern: &str, text: &str) -> bool {
     Regex::new(&format!("^(?:{pattern})$")).expect("a pattern of a test").is_match(text)
@@ -272,7 +272,7 @@ pub fn seen(scenario: &Scenario, console: &Console) -> String {
         }
         Expected::RefusedByFirmware => "ignored by the firmware: Access Denied".into(),
         Expected::Unreadable(_) => format!("EIO: {}", console.probe("canary").unwrap_or_default()),
-        Expected::Open(_) => format!("open: {}", console.find("missing: .*").unwrap_or_default()),
+        Expected::Open(_) => format!("open: {}", console.find("closes each: .*").unwrap_or_default()),
         Expected::Shell(prompt) => format!("open: initrd-shell: {}", console.find(prompt).unwrap_or_default()),
         Expected::Sealed | Expected::SealedWith(_) => "sealed".into(),
         Expected::Events(_) => format!("{} events", console.events().len()),

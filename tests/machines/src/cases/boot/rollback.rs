@@ -45,7 +45,8 @@ fn newer(world: &World, _: &Scenario, _: &Path) -> Result<PathBuf> {
 }
 
 fn older(world: &World, _: &Scenario, _: &Path) -> Result<PathBuf> {
-    builders::built("uki", &["--version", "1", &world.fill("{karg}")?])
+    // The EFI system partition is mounted where systemd finds it.
+    builders::built("uki", &["--version", "1", &world.fill("{karg}")?, "systemd.gpt_auto=yes"])
 }
 
 /// A refusal of an entry with so many tries left, and the restart.
