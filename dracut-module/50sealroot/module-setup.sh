@@ -99,9 +99,18 @@ install() {
   _sealroot_enable sealroot.service initrd-root-fs.target.requires
   _sealroot_enable sealroot-guard.service initrd.target.wants
 
+  # What would merge extensions of the EFI system partition or the root disk over what is sealed. In /etc, a mask wins over
+  # whatever another module brings.
+  mkdir -p "$initdir/etc/systemd/system" || _sealroot_fail "'/etc/systemd/system' cannot be made"
+  for file in systemd-sysext systemd-confext systemd-sysext-initrd systemd-confext-initrd systemd-sysext-sysroot \
+    systemd-confext-sysroot; do
+    ln -sfn /dev/null "$initdir/etc/systemd/system/$file.service" || _sealroot_fail "'$file.service' cannot be masked"
+  done
+
   # The first moment that an initramfs has: what refuses there comes before any unit, and before any shell.
-  mkdir -p "$initdir$systemdutildir/system-generators" &&
-    ln -sfn /usr/lib/sealroot/sealroot-initrd "$initdir$systemdutildir/system-generators/sealroot-generator" ||
+  file=$initdir$systemdutildir/system-generators
+  mkdir -p "$file" || _sealroot_fail "'system-generators' cannot be made"
+  ln -sfn /usr/lib/sealroot/sealroot-initrd "$file/sealroot-generator" ||
     _sealroot_fail "the link 'system-generators/sealroot-generator' cannot be made"
 
   # Without them, the defaults hold.

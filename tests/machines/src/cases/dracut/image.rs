@@ -75,8 +75,12 @@ impl Image {
         ensure!(found == target, "initramfs: '{path}': expected a link to '{target}', found one to '{found}'");
         let folder = path.rsplit_once('/').map_or("", |(folder, _)| folder);
         let parent = folder.rsplit_once('/').map_or("", |(parent, _)| parent);
-        let leads_to =
-            target.strip_prefix("../").map_or(format!("{folder}/{target}"), |rest| format!("{parent}/{rest}"));
+        let leads_to = match target {
+            // The kernel makes it.
+            "/dev/null" => return Ok(()),
+            absolute if absolute.starts_with('/') => absolute.to_owned(),
+            _ => target.strip_prefix("../").map_or(format!("{folder}/{target}"), |rest| format!("{parent}/{rest}")),
+        };
         self.entry(&leads_to).map(drop)
     }
 }

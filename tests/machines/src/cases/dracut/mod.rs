@@ -124,6 +124,10 @@ fn expect_parts(root: &Root, image: &Image, more: &[&str]) -> Result<()> {
         let unit = link.rsplit('/').next().unwrap_or(link);
         image.expect_link(&format!("{UNITS}/{link}"), &format!("../{unit}"))?;
     }
+    image.expect_link("/usr/lib/systemd/system-generators/sealroot-generator", PROGRAM)?;
+    for unit in ["systemd-sysext", "systemd-confext", "systemd-sysext-sysroot", "systemd-confext-sysroot"] {
+        image.expect_link(&format!("/etc/systemd/system/{unit}.service"), "/dev/null")?;
+    }
     Ok(())
 }
 
