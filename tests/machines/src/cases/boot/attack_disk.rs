@@ -1,5 +1,6 @@
 //! Attacks on the root disk: the image, the objects, the repository, the state.
 
+use super::expect::Expected;
 use super::scenario::{Content, Scenario, case};
 use super::world::Place;
 
@@ -121,6 +122,18 @@ pub fn repository() -> Vec<Scenario> {
         case("repository_of_a_later_version")
             .write(Content::Text("{\"version\":2,\"policy\":{\"verity\":\"off\"}}\n".into()), &META)
             .refused("find: repository 'composefs': 'meta.json': expected version 1 or lower, found 2"),
+        // The superblock asks for a panic of the kernel on any error, and there is one: a directory that is none.
+        case("superblock_asks_for_a_panic")
+            .systemd()
+            .debugfs(&["set_super_value errors 3", "clri /composefs/images"])
+            .refused("find: {image}: <errno 117>"),
+        // The same, and nothing on the command line that says otherwise.
+        case("superblock_gets_its_panic")
+            .native_only()
+            .open()
+            .systemd()
+            .debugfs(&["set_super_value errors 3", "clri /composefs/images"])
+            .comes(Expected::Panic("EXT4-fs (device ubda2): panic forced after error")),
         // A filesystem that can never be written to: the configured /etc and /var cannot be had.
         case("root_can_only_be_read").and_karg("ro").debugfs(&["feature read-only"]).refused(
             "assemble: physical root: expected to be writable for the configured state: physical root: reconfigure: <errno 30>",

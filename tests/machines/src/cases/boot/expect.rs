@@ -34,6 +34,8 @@ pub enum Expected {
     Open(&'static [(&'static str, &'static str)]),
     /// A shell in the initramfs, and nothing started from the disk.
     Shell(&'static str),
+    /// The kernel panics with these words, and nothing was started from the disk.
+    Panic(&'static str),
     /// Whatever else: what is wrong, or nothing.
     Events(fn(&World) -> Result<Vec<Event>>),
 }
@@ -104,6 +106,11 @@ pub fn problems(scenario: &Scenario, world: &World, on: On, console: &Console, d
         Expected::Open(openings) => openings.iter().for_each(|(opening, remedy)| judge.open(opening, remedy)),
         Expected::Shell(prompt) => {
             judge.unless(console.find(prompt).is_some(), || "expected a shell in the initrd, found none".into());
+            judge.never(STARTED, "sign of a pivot");
+        }
+        Expected::Panic(words) => {
+            let words = format!("Kernel panic - not syncing: {words}");
+            judge.unless(console.text.contains(&words), || format!("expected '{words}', found no such panic"));
             judge.never(STARTED, "sign of a pivot");
         }
         Expected::Events(expected) => {
@@ -274,6 +281,7 @@ pub fn seen(scenario: &Scenario, console: &Console) -> String {
         Expected::Unreadable(_) => format!("EIO: {}", console.probe("canary").unwrap_or_default()),
         Expected::Open(_) => format!("open: {}", console.find("closes each: .*").unwrap_or_default()),
         Expected::Shell(prompt) => format!("open: initrd-shell: {}", console.find(prompt).unwrap_or_default()),
+        Expected::Panic(_) => format!("open: disk-errors: {}", console.find("Kernel panic.*").unwrap_or_default()),
         Expected::Sealed | Expected::SealedWith(_) => "sealed".into(),
         Expected::Events(_) => format!("{} events", console.events().len()),
     };
