@@ -227,6 +227,7 @@ fn listed_and_not_what_a_file_should_be() {
         link("16-out", "../../../usr/share/text");
         link("17-around", "../../usr/../var/x");
         link("18-short", "../usr/x");
+        link("18-to-var", "../../var/x");
         link("19-owned", "../../usr/share/text");
         lchown(upper(lab, "nm/19-owned"), Some(1000), None).unwrap();
         link("good-link", "../../usr/share/text");
@@ -268,6 +269,7 @@ fn listed_and_not_what_a_file_should_be() {
             ("16-out", "link"),
             ("17-around", "link"),
             ("18-short", "link"),
+            ("18-to-var", "link"),
             ("19-owned", "owner"),
             ("20-metacopy", "attributes"),
             ("21-redirect", "attributes"),
