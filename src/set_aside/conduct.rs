@@ -116,3 +116,40 @@ fn has_harmless_attributes(fd: impl AsFd, allowed: impl Fn(&[u8]) -> bool) -> Re
     let harmless = |name: &[u8]| HARMLESS.contains(&name) || name.starts_with(OF_USERS) || allowed(name);
     Ok(names.into_iter().all(harmless))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Who owns the file, and who the sealed one: user, group, mode.
+    fn misconduct(found: (u32, u32, u32), sealed: Option<(u32, u32, u32)>) -> Option<Reason> {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let stat = |(user, group, mode): (u32, u32, u32)| {
+            let mut stat = rustix::fs::fstat(&file).unwrap();
+            stat.st_uid = user;
+            stat.st_gid = group;
+            stat.st_mode = FileType::RegularFile.as_raw_mode() | mode;
+            stat
+        };
+        let fd = file.as_file().try_clone().unwrap().into();
+        Entry { fd, stat: stat(found), sealed: sealed.map(stat), depth: 0 }.misconduct().unwrap()
+    }
+
+    #[test]
+    fn owners_and_modes_of_files() {
+        let shadow = Some((0, 42, 0o640));
+        for (found, sealed, reason) in [
+            ((0, 0, 0o644), None, None),
+            ((0, 0, 0o755), None, None),
+            ((0, 42, 0o640), shadow, None),
+            ((0, 0, 0o600), shadow, None),
+            ((0, 42, 0o640), None, Some(Reason::Owner)),
+            ((0, 43, 0o640), shadow, Some(Reason::Owner)),
+            // A file of a sealed file's owner is not kept: who that is can change it while the system runs.
+            ((7, 0, 0o644), Some((7, 0, 0o644)), Some(Reason::Owner)),
+            ((0, 42, 0o660), Some((0, 42, 0o660)), Some(Reason::Mode)),
+        ] {
+            assert_eq!(misconduct(found, sealed), reason, "{found:?} {sealed:?}");
+        }
+    }
+}

@@ -229,11 +229,30 @@ fn status_of_a_sealed_root() {
         assert_eq!((code, &result["sealed"], &result["problems"]), (0, &true.into(), &json!([])), "{result}");
         assert_eq!(result["image"], format!("sha512:{}", lab.digest()));
         assert_eq!((&result["format"], &result["check"]), (&"v1".into(), &"image".into()));
+        assert_eq!(result["set_aside"], Value::Null);
         let points: Vec<_> = result["not_sealed"].as_array().unwrap().iter().map(|mount| &mount["point"]).collect();
         assert_eq!(points, ["/etc", "/var", "/sysroot"]);
         let booted: Vec<_> =
             result["deployments"].as_array().unwrap().iter().filter(|found| found["booted"] == true).collect();
         assert_eq!(booted.len(), 1, "{result}");
+    });
+}
+
+#[test]
+fn status_of_an_etc_of_listed_files() {
+    lab::with("sha512", |lab| {
+        write(&lab.state_path("etc/upper/ld.so.preload"), b"/var/planted.so");
+        lab.config("[etc]\nkeep = [\"machine-id\"]\n");
+        lab.expect_sealed(&lab.boot(), lab.digest());
+        let (code, result) = status(lab);
+        let aside = &result["set_aside"];
+        assert_eq!((code, &aside["count"]), (0, &1.into()), "{result}");
+        assert_eq!(aside["entries"], json!([{"path": "ld.so.preload", "reason": "not-listed"}]));
+        let folder = aside["folder"].as_str().unwrap();
+        let text = Command::new("chroot").args([SYSROOT, "/var/sealroot", "status"]).output().unwrap().stdout;
+        let text = String::from_utf8(text).unwrap();
+        let lines = format!("set aside:   1 of /etc, in '{folder}'\n             ld.so.preload (not-listed)\n");
+        assert!(text.contains(&lines), "{text}");
     });
 }
 

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 
 use crate::disk::Disk;
 use crate::lab::{self, Lab, Run, mount_at, write};
+use crate::loop_devices::CountsFiles;
 
 const KEEP: &str =
     "[etc]\nkeep = [\"machine-id\", \"hostname\", \"ssh/ssh_host_*\", \"default/*\", \"nm/**\", \"localtime\"]\n";
@@ -226,6 +227,7 @@ fn listed_and_not_what_a_file_should_be() {
         link("16-out", "../../../usr/share/text");
         link("17-around", "../../usr/../var/x");
         link("18-short", "../usr/x");
+        link("18-to-var", "../../var/x");
         link("19-owned", "../../usr/share/text");
         lchown(upper(lab, "nm/19-owned"), Some(1000), None).unwrap();
         link("good-link", "../../usr/share/text");
@@ -267,6 +269,7 @@ fn listed_and_not_what_a_file_should_be() {
             ("16-out", "link"),
             ("17-around", "link"),
             ("18-short", "link"),
+            ("18-to-var", "link"),
             ("19-owned", "owner"),
             ("20-metacopy", "attributes"),
             ("21-redirect", "attributes"),
@@ -433,5 +436,28 @@ fn folders_of_earlier_boots() {
             lab.forget();
         }
         assert_eq!(fs::read_dir(lab.state_path("etc/rejected")).unwrap().count(), 17);
+    });
+}
+
+/// What the first of two attempts set aside, and what was set aside before a refusal, is told too.
+#[test]
+fn what_was_set_aside_on_the_way() {
+    lab::with("sha512", |lab| {
+        plant(lab, "ld.so.preload", "x");
+        lab.config("[etc]\nkeep = []\n");
+        let report = lab.expect_sealed(&lab.boot_on(&mut CountsFiles::default()), lab.digest());
+        assert_eq!(report["kernel"]["erofs"], "loop");
+        expect_set_aside(lab, &report, &[("ld.so.preload", "not-listed")]);
+    });
+    lab::with("sha512", |lab| {
+        plant(lab, "ld.so.preload", "x");
+        fs::set_permissions(lab.state_path("etc/work"), fs::Permissions::from_mode(0o777)).unwrap();
+        lab.config("[etc]\nkeep = []\n");
+        let message = format!(
+            "assemble: state directory 'state/deploy/{}/etc/work': expected owner and mode 0:0 0700, found 0:0 0777",
+            lab.digest()
+        );
+        lab.expect_refused(&lab.boot(), &message);
+        expect_set_aside(lab, &lab.report(), &[("ld.so.preload", "not-listed")]);
     });
 }

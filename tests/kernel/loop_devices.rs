@@ -52,7 +52,7 @@ fn with_erofs(mut features: Value, erofs: Value) -> Value {
 
 /// An EROFS that is mounted from a file counts as a level of stacking (some of Linux 6.18, up to 6.18.5).
 #[derive(Default)]
-struct CountsFiles {
+pub struct CountsFiles {
     from_a_file: bool,
 }
 

@@ -77,7 +77,7 @@ pub fn objects() -> Vec<Scenario> {
             .systemd()
             .flip_object("{canary_object}")
             .debugfs(&[&swap[0], &swap[1], &format!("rm /composefs/{{object:{missing}}}")])
-            .comes(super::expect::Expected::Unreadable("Input/output error"))
+            .comes(Expected::Unreadable("Input/output error"))
             .unreadable(&["/usr/share/common-licenses/Artistic", "/usr/share/common-licenses/MPL-2.0"])
             .also(&["object_swapped", "object_missing"]),
         case("object_flipped_and_read_before")
@@ -143,6 +143,49 @@ pub fn repository() -> Vec<Scenario> {
 
 /// Commands that put another meta.json into the repository.
 pub(super) const META: [&str; 3] = ["cd /composefs", "rm meta.json", "write {file} meta.json"];
+
+/// What PID 1 reads, planted in the writable /etc: a library for every program, and a unit that is wanted.
+fn planted_for_pid_1(name: &'static str) -> Scenario {
+    const UNIT: &str = "[Service]\nType=oneshot\nExecStart=/usr/bin/echo the planted unit runs\nStandardOutput=tty\n";
+    case(name)
+        .systemd()
+        .native_only()
+        .write(Content::Text("/var/planted.so\n".into()), &["cd /{state}/etc/upper", "write {file} ld.so.preload"])
+        .write(
+            Content::Text(UNIT.into()),
+            &[
+                "cd /{state}/etc/upper",
+                "mkdir systemd",
+                "mkdir systemd/system",
+                "mkdir systemd/system/multi-user.target.wants",
+                "cd systemd/system",
+                "write {file} planted.service",
+                "symlink multi-user.target.wants/planted.service ../planted.service",
+            ],
+        )
+}
+
+/// A list of what /etc may have from the disk, and an /etc without one, in which the same does work.
+pub fn etc() -> Vec<Scenario> {
+    const RUNS: &str = "the planted unit runs";
+    const PRELOADED: &str = "object '/var/planted.so' from /etc/ld.so.preload cannot be preloaded";
+    vec![
+        planted_for_pid_1("keep_against_planted_units")
+            .etc("keep = [\"machine-id\", \"ssh/ssh_host_*\"]")
+            .says("etc: 2 entries that etc.keep does not keep, set aside in '{state}/etc/rejected/")
+            .says(": 'ld.so.preload' (not-listed), 'systemd' (not-listed)")
+            .never_says(RUNS)
+            .never_says(PRELOADED)
+            .also(&["keep_against_ld_so_preload"]),
+        // It breaks what the probe says about files, so less is asked of this boot.
+        planted_for_pid_1("keep_unset_and_units_planted")
+            .comes(Expected::Open(&[]))
+            .must("root", "composefs:{digest} ro,.*")
+            .must("multi-user", "active")
+            .says(RUNS)
+            .says(PRELOADED),
+    ]
+}
 
 /// What was planted where a deployment keeps its state.
 pub fn state() -> Vec<Scenario> {

@@ -25,6 +25,7 @@ pub fn attacks() -> Vec<Scenario> {
         attack_disk::objects(),
         attack_disk::repository(),
         attack_disk::state(),
+        attack_disk::etc(),
         attack_boot::units(),
         attack_boot::mounts(),
         attack_boot::nothing_happens(),

@@ -212,6 +212,11 @@ impl Scenario {
         self
     }
 
+    /// A line of `[etc]`, and none of `[policy]`.
+    pub fn etc(self, line: &str) -> Self {
+        self.policy(&format!("[etc]\n{line}"))
+    }
+
     /// Another device for `root=`.
     pub fn root(mut self, device: &str) -> Self {
         self.root = device.into();
