@@ -208,6 +208,12 @@ impl Scenario {
         self
     }
 
+    /// `etc.mount` of the configuration.
+    pub fn etc(mut self, mount: &str) -> Self {
+        self.config = Some(format!("[etc]\nmount = \"{mount}\""));
+        self
+    }
+
     /// Another device for `root=`.
     pub fn root(mut self, device: &str) -> Self {
         self.root = device.into();
