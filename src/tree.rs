@@ -1,18 +1,19 @@
 //! The mount tree at /sysroot, as it is recorded after the boot program built it and compared before the pivot.
 
+mod foreign;
+
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use miniserde::{Deserialize, Serialize};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
-use rustix::mount::MountAttrFlags;
 use thiserror::Error;
 
-use crate::lookup::{self, Links, LookupError};
+use crate::lookup::LookupError;
+use crate::mount::KernelFeatures;
 use crate::mount::root::{self, RootError, RootOrigin};
 use crate::mount::table::{self, Mount, TableError, Tree};
-use crate::mount::{KernelFeatures, clone_tree};
 
 /// One mount of the tree.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -88,6 +89,14 @@ pub enum TreeError {
         /// What is mounted.
         found: String,
     },
+    /// A mount is where systemd would put what it takes along from the initramfs.
+    #[error("mount '{}': expected the initramfs's own or none, found {found}", path.display())]
+    NotTakenAlong {
+        /// The mount point, from the new root.
+        path: PathBuf,
+        /// What is mounted.
+        found: String,
+    },
     /// The sealed directory below a mount cannot be looked at.
     #[error("mount '{}': sealed directory below it", path.display())]
     Below {
@@ -123,8 +132,9 @@ pub fn record(
     Ok(records)
 }
 
-/// Compares the tree at `path` with what was recorded. A further mount is harmless outside the sealed root and over an
-/// empty directory of it that is not below /usr, where what is found is executed.
+/// Compares the tree at `path` with what was recorded. A further mount is harmless outside sealed content and over an
+/// empty directory of the sealed root that is not below /usr or /etc, whose content is used by its name alone. Over what
+/// systemd takes along from the initramfs (/run, /dev, /proc, /sys), it must be the initramfs's own.
 pub fn compare(path: &Path, recorded: &[MountRecord], features: &mut KernelFeatures) -> Result<(), TreeError> {
     judge(path, &tree(path, features)?, recorded)
 }
@@ -139,8 +149,8 @@ fn judge(path: &Path, tree: &Tree, recorded: &[MountRecord]) -> Result<(), TreeE
                 return Err(TreeError::Covered { path: point });
             }
             expect(&mut missing, &MountRecord::new(mount, path))?;
-        } else if Some(mount.parent) == tree.root.id {
-            check_foreign(mount, path)?;
+        } else {
+            foreign::check(mount, path, tree, recorded)?;
         }
     }
     match missing.first() {
@@ -173,40 +183,6 @@ fn expect(missing: &mut Vec<&MountRecord>, found: &MountRecord) -> Result<(), Tr
     }
 }
 
-/// A mount on the sealed root that was not recorded: harmless unless it hides something.
-fn check_foreign(mount: &Mount, path: &Path) -> Result<(), TreeError> {
-    let point = new_root_path(mount, path);
-    let below = |reason| TreeError::Below { path: point.clone(), reason };
-    let relative = point.strip_prefix("/").unwrap_or(&point);
-    let root = open(path).map_err(|reason| below(reason.into()))?;
-    // A copy of the sealed mount alone shows what the further mount covers.
-    let none = MountAttrFlags::empty();
-    let copy = clone_tree(root, none, none).map_err(|reason| below(reason.into()))?;
-    let covered = match relative.to_str() {
-        Some(name) => lookup::directory(&copy, name, Links::Refused),
-        None => Err(LookupError::Kernel(Errno::ILSEQ)),
-    };
-    let is_empty = match covered {
-        Ok(directory) => is_empty(&directory).map_err(|reason| below(reason.into()))?,
-        // A mount over a file covers that file.
-        Err(LookupError::Kind { .. }) => false,
-        Err(reason) => return Err(below(reason)),
-    };
-    if is_empty && !point.starts_with("/usr") {
-        return Ok(());
-    }
-    Err(TreeError::Foreign { path: point, found: format!("{} {}", mount.filesystem, mount.source) })
-}
-
-fn is_empty(directory: &OwnedFd) -> Result<bool, Errno> {
-    for entry in lookup::entries(directory)? {
-        if !matches!(entry?.file_name().to_bytes(), b"." | b"..") {
-            return Ok(false);
-        }
-    }
-    Ok(true)
-}
-
 impl MountRecord {
     /// Of a mount that is not hidden; another gets an identifier that none has.
     fn new(mount: &Mount, path: &Path) -> Self {
@@ -224,6 +200,13 @@ impl MountRecord {
     /// The mount's unique identifier.
     pub fn id(&self) -> u64 {
         self.id
+    }
+
+    /// Whether it shows content of the image: it is the root, or an overlay over a directory of it. The others show the
+    /// physical root, which is no overlay: no overlay has fs-verity. (That of an unverified boot may be one, and is then
+    /// judged as if it were sealed.)
+    fn shows_sealed_content(&self) -> bool {
+        self.filesystem == "overlay"
     }
 
     fn changed(&self, found: String) -> TreeError {

@@ -1,5 +1,7 @@
 //! The second look, just before the pivot.
 
+mod foreign;
+
 use std::fs;
 use std::path::Path;
 
@@ -19,17 +21,41 @@ fn tmpfs(point: &str) {
     mount(Some("planted"), point, Some("tmpfs"), MsFlags::empty(), NONE).unwrap();
 }
 
+fn bind(source: &str, point: &str, flags: MsFlags) {
+    mount(Some(source), point, NONE, MsFlags::MS_BIND | flags, NONE).unwrap();
+}
+
+/// What is mounted there from now on is mounted nowhere else.
+fn make_private(point: &str) {
+    mount(NONE, point, NONE, MsFlags::MS_PRIVATE, NONE).unwrap();
+}
+
 /// Boots, changes something, and goes to the gate.
 fn after(change: impl FnOnce(&Lab) + Send + 'static, expect: impl FnOnce(&Lab, &Run) + Send + 'static) {
+    after_boot("", change, expect);
+}
+
+/// The same, with another configuration.
+fn after_boot(
+    config: &'static str,
+    change: impl FnOnce(&Lab) + Send + 'static,
+    expect: impl FnOnce(&Lab, &Run) + Send + 'static,
+) {
     lab::with("sha512", move |lab| {
-        lab.expect_sealed(&lab.boot(), lab.digest());
+        lab.config(config);
+        let run = lab.boot();
+        assert_eq!(run.status, Some(0), "{run:?}");
         change(lab);
         expect(lab, &lab.run(&["gate"]));
     });
 }
 
 fn passes(change: impl FnOnce(&Lab) + Send + 'static) {
-    after(change, |lab, run| {
+    passes_with("", change);
+}
+
+fn passes_with(config: &'static str, change: impl FnOnce(&Lab) + Send + 'static) {
+    after_boot(config, change, |lab, run| {
         assert_eq!((run.status, run.log.len()), (Some(0), 0), "{run:?}");
         assert_eq!(lab.report()["verdict"], "sealed");
     });
@@ -37,7 +63,16 @@ fn passes(change: impl FnOnce(&Lab) + Send + 'static) {
 
 /// Refused, with a message that starts and ends so.
 fn refuses(change: impl FnOnce(&Lab) + Send + 'static, start: &'static str, end: &'static str) {
-    after(change, move |lab, run| {
+    refuses_with("", change, start, end);
+}
+
+fn refuses_with(
+    config: &'static str,
+    change: impl FnOnce(&Lab) + Send + 'static,
+    start: &'static str,
+    end: &'static str,
+) {
+    after_boot(config, change, move |lab, run| {
         let reason = lab.report()["reason"].as_str().unwrap_or_else(|| panic!("{run:?}")).to_owned();
         assert!(reason.starts_with(start) && reason.ends_with(end), "{reason}");
         lab.expect_refused(run, &reason);
@@ -57,11 +92,21 @@ fn harmless_mounts() {
         fs::create_dir("/sysroot/var/folder").unwrap();
         tmpfs("/sysroot/var/folder");
     });
+    // What lies on another such mount covers nothing more.
     passes(|_| {
-        tmpfs("/sysroot/run");
-        fs::create_dir("/sysroot/run/below").unwrap();
-        tmpfs("/sysroot/run/below");
+        tmpfs("/sysroot/srv");
+        fs::create_dir("/sysroot/srv/below").unwrap();
+        tmpfs("/sysroot/srv/below");
+        tmpfs("/sysroot/srv");
     });
+    // A copy of sealed content covers none.
+    passes(|_| {
+        bind("/sysroot/usr", "/sysroot/srv", MsFlags::MS_REC);
+        make_private("/sysroot/srv");
+        tmpfs("/sysroot/srv/bin");
+    });
+    // The physical root in the new one.
+    passes(|_| tmpfs("/sysroot/sysroot/composefs"));
 }
 
 #[test]

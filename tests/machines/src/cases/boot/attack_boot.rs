@@ -118,9 +118,27 @@ pub fn units() -> Vec<Scenario> {
 pub fn mounts() -> Vec<Scenario> {
     let service = |name, text: &str| case(name).open().drop_in(SEALROOT, text);
     let covered = "gate: mount '/usr/share': expected no mount over sealed content, found tmpfs";
+    let tmpfs_over = |name, point: &str| {
+        service(name, &format!("[Service]\nExecStartPost=/bin/mount -t tmpfs covering /sysroot{point}\n"))
+    };
+    let over_sealed = |name, point: &str| {
+        tmpfs_over(name, point)
+            .refused(&format!("gate: mount '{point}': expected no mount over sealed content, found tmpfs covering"))
+    };
+    // systemd would leave it there, and start the units in it.
+    let over_taken_along = |name, point: &str| {
+        tmpfs_over(name, point)
+            .refused(&format!("gate: mount '{point}': expected the initramfs's own or none, found tmpfs covering"))
+    };
     vec![
-        service("tmpfs_over_usr", "[Service]\nExecStartPost=/bin/mount -t tmpfs covering /sysroot/usr/lib\n")
-            .refused("gate: mount '/usr/lib': expected no mount over sealed content, found tmpfs covering"),
+        over_sealed("tmpfs_over_usr", "/usr/lib"),
+        // An overlay over the sealed /etc shows that.
+        over_sealed("tmpfs_over_etc_systemd", "/etc/systemd"),
+        over_sealed("tmpfs_over_etc_systemd_transient", "/etc/systemd").etc("mount = \"transient\""),
+        // No unit is there in the image.
+        over_sealed("empty_directory_of_etc_covered", "/etc/systemd/network").etc("mount = \"none\""),
+        over_taken_along("tmpfs_over_run", "/run"),
+        over_taken_along("tmpfs_over_dev", "/dev"),
         service("bind_over_usr", "[Service]\nExecStartPost=/bin/mount --bind /sysroot/var /sysroot/usr/bin\n")
             .refused_like("gate: mount '/usr/bin': expected no mount over sealed content, found ext4 /dev/(vd|ubd)a2"),
         case("fstab_planted_and_read_in_the_initrd")

@@ -126,7 +126,7 @@ impl Scenario {
 
     /// The text of sealroot.toml. Nobody is there to read: no delay.
     fn config_text(&self) -> String {
-        format!("[policy]\nfailure-delay = 0\n{}\n", self.config.join("\n"))
+        format!("[policy]\nfailure-delay = 0\n{}\n[etc]\n{}\n", self.config.join("\n"), self.etc.join("\n"))
     }
 
     /// The command line that the signed image of this boot would have, for a native machine: its console is another one, and
@@ -184,7 +184,7 @@ impl Scenario {
         fs::write(&key, LUKS_KEY)?;
         let (config, key) = (config.to_string_lossy(), key.to_string_lossy());
         let mut options: Vec<&str> = self.uki.clone();
-        if !self.config.is_empty() {
+        if !(self.config.is_empty() && self.etc.is_empty()) {
             options.extend(["--config", &config]);
         }
         if self.luks {

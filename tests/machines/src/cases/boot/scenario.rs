@@ -81,6 +81,7 @@ pub struct Scenario {
     pub(super) kargs: Vec<String>,
     pub(super) open: bool,
     pub(super) config: Vec<String>,
+    pub(super) etc: Vec<String>,
     pub(super) root: String,
     pub(super) luks: bool,
     pub(super) uki: Vec<&'static str>,
@@ -121,6 +122,7 @@ pub fn case(name: &'static str) -> Scenario {
         kargs: vec!["{karg}".into()],
         open: false,
         config: Vec::new(),
+        etc: Vec::new(),
         root: ROOT.into(),
         luks: false,
         uki: Vec::new(),
@@ -212,9 +214,10 @@ impl Scenario {
         self
     }
 
-    /// A line of `[etc]`, and none of `[policy]`.
-    pub fn etc(self, line: &str) -> Self {
-        self.policy(&format!("[etc]\n{line}"))
+    /// A line of `[etc]`.
+    pub fn etc(mut self, line: &str) -> Self {
+        self.etc.push(line.into());
+        self
     }
 
     /// Another device for `root=`.
