@@ -10,7 +10,7 @@ use thiserror::Error;
 use crate::added::AddedString;
 use crate::assemble::{self, AssembleError, AssembledRoot, assemble};
 use crate::cmdline::CommandLine;
-use crate::config::{Check, FirmwareStrings, OnFailure};
+use crate::config::{Check, Config, FirmwareStrings, OnFailure};
 use crate::firmware::{BootEntry, SecureBoot};
 use crate::image::{self, ReadAhead};
 use crate::inputs::{self, Firmware, InputError};
@@ -377,11 +377,12 @@ fn refuse_within(longest: Duration, sysroot: &Path, report: &mut Report, error: 
     }
 }
 
-/// What the configuration says about refusals; where it cannot be read, the defaults.
+/// What the configuration says about refusals, whatever is wrong with the rest of it; where that cannot be read, the
+/// defaults.
 fn failure_settings(report: &Report) -> (OnFailure, u8) {
     let read = || {
-        let (ours, theirs) = known(inputs::configs()).unwrap_or_default();
-        Settings::resolve(ours, theirs, &CommandLine::split(b""))
+        let ours = known(inputs::config_on_refusal()).unwrap_or_default();
+        Settings::resolve(ours, Config::default(), &CommandLine::split(b""))
     };
     let settings = report.settings().cloned().unwrap_or_else(read);
     (*settings.on_failure.value(), *settings.failure_delay.value())

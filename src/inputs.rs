@@ -86,6 +86,13 @@ pub fn configs() -> Result<(Config, Config), InputError> {
     Ok((Config::from_sealroot_toml(&ours)?, Config::from_setup_root_conf(&theirs)?))
 }
 
+/// What sealroot's configuration says about refusals, as far as that can be read; nothing else depends on it.
+pub fn config_on_refusal() -> Result<Config, InputError> {
+    let bytes = read_file(SEALROOT_TOML)?.unwrap_or_default();
+    let text = bytes.utf8_chunks().next().map_or("", |chunk| chunk.valid());
+    Ok(Config::on_refusal(text))
+}
+
 /// The firmware's variables, where the firmware is UEFI.
 #[derive(Debug)]
 pub struct Firmware {
