@@ -23,6 +23,7 @@ use crate::prove::prove;
 use crate::report::{CheckRecord, EarlierReport, Report, Verdict};
 use crate::repository::Repository;
 use crate::stage::Stage;
+use crate::unmeasured::Limits;
 use crate::verify::verify;
 use crate::whole_file::WholeFiles;
 use crate::{action, kmsg, mount, openings, place, privileges, report, tree};
@@ -212,12 +213,13 @@ fn build(
     command_line: &CommandLine,
 ) -> Result<AssembledRoot, BootError> {
     let settings = policy.settings();
+    let limits = Limits::start();
     let mounted = place::open_physical_root(sysroot).at(Stage::Find)?;
     let found = Repository::open(&mounted).and_then(|repository| repository.find(policy.images())).at(Stage::Find)?;
     report.found(found.requested());
     clock.lap(report, Stage::Find);
     let mut features = KernelFeatures::default();
-    let accepted = verify(&found, policy, mounted.as_fd(), &mut features).at(Stage::Measure)?;
+    let accepted = verify(&found, policy, mounted.as_fd(), &mut features, &limits).at(Stage::Measure)?;
     clock.lap(report, Stage::Measure);
     let read_ahead = match settings.check.value() {
         Check::Digest => ReadAhead::Headers,
@@ -227,7 +229,7 @@ fn build(
     let mount_points = assemble::mount_points(settings);
     let inspected = image::inspect(accepted, read_ahead, &files, &mount_points).at(Stage::LookInside)?;
     clock.lap(report, Stage::LookInside);
-    let checked = objects::check(inspected, *settings.check.value(), &mounted, &files).at(Stage::Objects)?;
+    let checked = objects::check(inspected, *settings.check.value(), &mounted, &files, &limits).at(Stage::Objects)?;
     if *settings.check.value() >= Check::Objects {
         clock.lap(report, Stage::Objects);
     }

@@ -61,5 +61,6 @@ mod sys;
 pub mod tree;
 #[cfg(feature = "uki")]
 pub mod uki;
+pub mod unmeasured;
 pub mod verify;
 pub mod whole_file;
