@@ -136,7 +136,7 @@ impl Firmware {
     /// The name of the stub of the unified kernel image; `None` where none says that it was there.
     pub fn stub(&self) -> Result<Option<String>, InputError> {
         let content = self.variable(firmware::STUB_INFO)?;
-        Ok(content.map(|content| firmware::text(firmware::STUB_INFO, &content)).transpose()?)
+        Ok(content.map(|content| firmware::stub(&content)).transpose()?)
     }
 
     /// The content of a variable, `None` where there is none.
