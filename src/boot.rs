@@ -26,7 +26,7 @@ use crate::stage::Stage;
 use crate::unmeasured::Limits;
 use crate::verify::verify;
 use crate::whole_file::WholeFiles;
-use crate::{action, kmsg, mount, openings, place, privileges, report, tree};
+use crate::{action, kmsg, mount, openings, place, privileges, report, timed, tree};
 
 /// The start of the one line that says why a boot is refused.
 pub const REFUSED: &str = "boot refused";
@@ -37,6 +37,8 @@ pub const UNVERIFIED: &str = "UNVERIFIED root in place";
 
 /// systemd ends a generator after 90 s, and goes on without it.
 const GENERATOR_TIME: Duration = Duration::from_secs(30);
+/// How long the disk may take before the reason is said.
+const DETACH_TIME: Duration = Duration::from_secs(5);
 /// What every initramfs of systemd's has.
 const INITRD_RELEASE: &str = "/etc/initrd-release";
 
@@ -353,9 +355,7 @@ fn refuse(sysroot: &Path, report: &mut Report, error: &BootError) {
 /// The same by a program that is ended soon: the reason stays on the screen no longer than this.
 fn refuse_within(longest: Duration, sysroot: &Path, report: &mut Report, error: &BootError) {
     let reason = chain(error);
-    if let Err(error) = mount::detach_all(sysroot) {
-        log::error!("'{}': could not be detached: {error}", sysroot.display());
-    }
+    detach(sysroot);
     log::error!("{REFUSED}: {reason}");
     let (on_failure, delay) = failure_settings(report);
     let entry = match on_failure {
@@ -376,6 +376,17 @@ fn refuse_within(longest: Duration, sysroot: &Path, report: &mut Report, error: 
     }
     if let Err(error) = action::carry_out(action, delay, &format!("{REFUSED}: {reason}")) {
         log::error!("{}: {error}", action.name());
+    }
+}
+
+/// Takes what is mounted there out of sight. The filesystem may then have to end its work on the disk, which is waited for
+/// only a while.
+fn detach(sysroot: &Path) {
+    let (point, path) = (sysroot.display(), sysroot.to_owned());
+    match timed::within(DETACH_TIME, move || mount::detach_all(&path)) {
+        Some(Ok(())) => {}
+        Some(Err(error)) => log::error!("'{point}': could not be detached: {error}"),
+        None => log::warn!("'{point}': expected the disk to answer within {} s, ignoring", DETACH_TIME.as_secs()),
     }
 }
 

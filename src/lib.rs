@@ -58,6 +58,7 @@ pub mod report;
 pub mod repository;
 pub mod stage;
 mod sys;
+mod timed;
 pub mod tree;
 #[cfg(feature = "uki")]
 pub mod uki;
