@@ -1,6 +1,6 @@
 //! Work that a disk without an answer would hold up for ever.
 
-use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
@@ -22,10 +22,7 @@ pub fn within<T: Send + 'static>(limit: Duration, work: impl FnOnce() -> T + Sen
         // A thread that cannot be had is no reason to leave it undone.
         return Some(here());
     }
-    match end.recv_timeout(limit) {
-        Ok(result) => Some(result),
-        Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => None,
-    }
+    end.recv_timeout(limit).ok()
 }
 
 #[cfg(test)]
