@@ -8,6 +8,10 @@ use rustix::system::{self, RebootCommand};
 
 use crate::kmsg;
 use crate::policy::Action;
+use crate::timed;
+
+/// How long the disks may take for what is to be written to them. A refusal changes nothing that would be lost.
+const SYNC_TIME: Duration = Duration::from_secs(5);
 
 /// Waits, says the reason once more, as the last thing on the console, and has the kernel end it all at once: nothing that
 /// systemd would do first can get in the way.
@@ -21,7 +25,9 @@ pub fn carry_out(action: Action, delay: Duration, reason: &str) -> Result<(), Er
         Action::Poweroff => RebootCommand::PowerOff,
         Action::Halt => RebootCommand::Halt,
     };
-    rustix::fs::sync();
+    if timed::within(SYNC_TIME, rustix::fs::sync).is_none() {
+        log::warn!("sync: expected the disk to answer within {} s, ignoring", SYNC_TIME.as_secs());
+    }
     if !delay.is_zero() {
         thread::sleep(delay);
         // Others may have spoken meanwhile.

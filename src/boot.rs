@@ -10,7 +10,7 @@ use thiserror::Error;
 use crate::added::AddedString;
 use crate::assemble::{self, AssembleError, AssembledRoot, assemble};
 use crate::cmdline::CommandLine;
-use crate::config::{Check, FirmwareStrings, OnFailure};
+use crate::config::{Check, Config, FirmwareStrings, OnFailure};
 use crate::firmware::{BootEntry, SecureBoot};
 use crate::image::{self, ReadAhead};
 use crate::inputs::{self, Firmware, InputError};
@@ -26,9 +26,10 @@ use crate::repository::Repository;
 use crate::set_aside::SetAside;
 use crate::stage::Stage;
 use crate::stub::Stub;
+use crate::unmeasured::Limits;
 use crate::verify::verify;
 use crate::whole_file::WholeFiles;
-use crate::{action, kmsg, mount, place, privileges, report, tree};
+use crate::{action, kmsg, mount, place, privileges, report, timed, tree};
 
 /// The start of the one line that says why a boot is refused.
 pub const REFUSED: &str = "boot refused";
@@ -39,6 +40,8 @@ pub const UNVERIFIED: &str = "UNVERIFIED root in place";
 
 /// systemd ends a generator after 90 s, and goes on without it.
 const GENERATOR_TIME: Duration = Duration::from_secs(30);
+/// How long the disk may take before the reason is said.
+const DETACH_TIME: Duration = Duration::from_secs(5);
 /// What every initramfs of systemd's has.
 const INITRD_RELEASE: &str = "/etc/initrd-release";
 
@@ -223,12 +226,13 @@ fn build(
     command_line: &CommandLine,
 ) -> Result<AssembledRoot, BootError> {
     let settings = policy.settings();
+    let limits = Limits::start();
     let mounted = place::open_physical_root(sysroot).at(Stage::Find)?;
     let found = Repository::open(&mounted).and_then(|repository| repository.find(policy.images())).at(Stage::Find)?;
     report.found(found.requested());
     clock.lap(report, Stage::Find);
     let mut features = KernelFeatures::default();
-    let accepted = verify(&found, policy, mounted.as_fd(), &mut features).at(Stage::Measure)?;
+    let accepted = verify(&found, policy, mounted.as_fd(), &mut features, &limits).at(Stage::Measure)?;
     clock.lap(report, Stage::Measure);
     let read_ahead = match settings.check.value() {
         Check::Digest => ReadAhead::Headers,
@@ -238,7 +242,7 @@ fn build(
     let mount_points = assemble::mount_points(settings);
     let inspected = image::inspect(accepted, read_ahead, &files, &mount_points).at(Stage::LookInside)?;
     clock.lap(report, Stage::LookInside);
-    let checked = objects::check(inspected, *settings.check.value(), &mounted, &files).at(Stage::Objects)?;
+    let checked = objects::check(inspected, *settings.check.value(), &mounted, &files, &limits).at(Stage::Objects)?;
     if *settings.check.value() >= Check::Objects {
         clock.lap(report, Stage::Objects);
     }
@@ -369,9 +373,7 @@ fn refuse(sysroot: &Path, report: &mut Report, error: &BootError) {
 /// The same by a program that is ended soon: the reason stays on the screen no longer than this.
 fn refuse_within(longest: Duration, sysroot: &Path, report: &mut Report, error: &BootError) {
     let reason = chain(error);
-    if let Err(error) = mount::detach_all(sysroot) {
-        log::error!("'{}': could not be detached: {error}", sysroot.display());
-    }
+    detach(sysroot);
     log::error!("{REFUSED}: {reason}");
     let (on_failure, delay) = failure_settings(report);
     let entry = match on_failure {
@@ -395,11 +397,23 @@ fn refuse_within(longest: Duration, sysroot: &Path, report: &mut Report, error: 
     }
 }
 
-/// What the configuration says about refusals; where it cannot be read, the defaults.
+/// Takes what is mounted there out of sight. The filesystem may then have to end its work on the disk, which is waited for
+/// only a while.
+fn detach(sysroot: &Path) {
+    let (point, path) = (sysroot.display(), sysroot.to_owned());
+    match timed::within(DETACH_TIME, move || mount::detach_all(&path)) {
+        Some(Ok(())) => {}
+        Some(Err(error)) => log::error!("'{point}': could not be detached: {error}"),
+        None => log::warn!("'{point}': expected the disk to answer within {} s, ignoring", DETACH_TIME.as_secs()),
+    }
+}
+
+/// What the configuration says about refusals, whatever is wrong with the rest of it; where that cannot be read, the
+/// defaults.
 fn failure_settings(report: &Report) -> (OnFailure, u8) {
     let read = || {
-        let (ours, theirs) = known(inputs::configs()).unwrap_or_default();
-        Settings::resolve(ours, theirs, &CommandLine::split(b""))
+        let ours = known(inputs::config_on_refusal()).unwrap_or_default();
+        Settings::resolve(ours, Config::default(), &CommandLine::split(b""))
     };
     let settings = report.settings().cloned().unwrap_or_else(read);
     (*settings.on_failure.value(), *settings.failure_delay.value())

@@ -55,6 +55,21 @@ impl Config {
     pub fn from_setup_root_conf(text: &str) -> Result<Self, ConfigError> {
         parse(SETUP_ROOT_CONF_TOML, text, STATE_KEYS)
     }
+
+    /// What [`SEALROOT_TOML`] says about refusals, `policy.on-failure` and `policy.failure-delay`, whatever is wrong with the
+    /// rest of it. One of them that is wrong itself, or set more than once, is not set.
+    pub fn on_refusal(text: &str) -> Self {
+        let mut config = Self::default();
+        let items = document::readable_items(text);
+        for (table, name, set) in OUR_KEYS.iter().filter(|(_, name, _)| REFUSAL_KEYS.contains(name)) {
+            let mut found = items.iter().filter(|item| item.value.is_some() && is_key(&item.path, table, name));
+            if let (Some(Item { value: Some(value), .. }), None) = (found.next(), found.next()) {
+                // Its error is told by who reads the whole file.
+                let _ = set(&mut config, value.clone());
+            }
+        }
+        config
+    }
 }
 
 /// A key: its table, its name, and how its value gets into a [`Config`].
@@ -75,6 +90,9 @@ const OUR_KEYS: &[Key] = &[
     (&["sysroot"], "mount", |config, value| set(&mut config.sysroot.mount, value)),
     (&["etc"], "keep", |config, value| set(&mut config.etc.keep, value)),
 ];
+
+/// Those of them that say what follows a refusal.
+const REFUSAL_KEYS: [&str; 2] = ["on-failure", "failure-delay"];
 
 /// The keys of both files.
 const STATE_KEYS: &[Key] = &[
@@ -140,6 +158,10 @@ fn set_key(
         tables.push(table.to_vec());
     }
     set(config, value).map_err(|reason| format!("{}: {reason}", dotted(path)))
+}
+
+fn is_key(path: &[String], table: &[&str], name: &str) -> bool {
+    path.split_last().is_some_and(|(last, parents)| last == name && parents == table)
 }
 
 /// A name for messages, whatever it consists of.
@@ -368,6 +390,51 @@ mod tests {
         }
     }
 
+    /// What follows a refusal does not depend on the part that is broken.
+    #[test]
+    fn refusals_of_a_broken_file() {
+        let (both, none) = ((Some(OnFailure::Reboot), Some(3)), (None, None));
+        let (action, delay) = ((both.0, None), (None, both.1));
+        let keys = "[policy]\non-failure = \"reboot\"\nfailure-delay = 3\n";
+        for (before, after) in [
+            ("", ""),
+            ("layout = \"none\"\n", "check = 7\nkrag = 1\n[extra]\n"),
+            ("[etc]\nmount = \"bind\"\nmount = \"bind\"\n", "[policy]\n"),
+            ("etc = { mount = \"bind\" }\n", "[[etc]]\nmount = \"bind\"\n"),
+            ("[var]\nflags = [[\"nosuid\"],\n\"nodev\"]\n", "\n[policy.on-failure]\nx = [[1],\n\"halt\"]\n"),
+            ("", "[policy\n"),
+            ("", "[etc\non-failure = \"halt\"\n"),
+            ("", "check = \n"),
+            ("", "check = \"\"\"image\n"),
+            ("", "x on-failure = \"halt\"\n"),
+            ("", "[policy.]\non-failure = \"halt\"\n"),
+            ("", "[[policy]]\non-failure = \"halt\"\n"),
+            ("", &format!("[policy.{}]\non-failure = \"halt\"\n", "a".repeat(65))),
+            ("", &format!("{}.on-failure = \"halt\"\n", "a".repeat(65))),
+            ("layout = \"bootc\nlayout = \n]\n= 1\nlayout\n", "layout = \"\\x\""),
+            ("[policy\n", ""),
+        ] {
+            let found = Config::on_refusal(&format!("{before}{keys}{after}")).policy;
+            assert_eq!((found.on_failure, found.failure_delay), both, "{before:?}, {after:?}");
+            assert!(found.check.is_none());
+        }
+        for (text, expected) in [
+            ("policy.on-failure = \"reboot\"\npolicy.failure-delay = 256\n", action),
+            ("policy.on-failure = \"again\"\npolicy.failure-delay = 3\n", delay),
+            ("policy.on-failure = \npolicy.failure-delay = 3\n", delay),
+            ("policy.failure-delay = 3\n[policy]\non-failure = \"reboot\"\non-failure = \"halt\"\n", delay),
+            ("[policy]\non-failure = \"reboot\"\n[policy]\non-failure = \"reboot\"\nfailure-delay = 3\n", delay),
+            ("[policy]\non-failure = \"reboot\"\n\"on-failure\" = 7\n", none),
+            ("policy.on-failure = [\"reboot\"]\n", none),
+            ("on-failure = \"reboot\"\n[etc]\nfailure-delay = 3\n", none),
+            ("x = \"\"\"\n[policy]\non-failure = \"reboot\"\n", none),
+            ("", none),
+        ] {
+            let found = Config::on_refusal(text).policy;
+            assert_eq!((found.on_failure, found.failure_delay), expected, "{text:?}");
+        }
+    }
+
     #[test]
     fn every_name_of_every_value() {
         for text in [
@@ -450,6 +517,7 @@ mod tests {
         ] {
             let found = Config::from_sealroot_toml(text).unwrap_err().to_string();
             assert!(found.starts_with(SEALROOT_TOML) && !found.contains('\n'), "{text:.40}: {found:.200}");
+            assert!(Config::on_refusal(text).policy.on_failure.is_none());
         }
     }
 }

@@ -14,11 +14,12 @@ use rustix::io::Errno;
 use thiserror::Error;
 
 use crate::digest::{Algorithm, ImageDigest};
-use crate::merkle::{self, Threads};
+use crate::merkle;
 use crate::mount::KernelFeatures;
 use crate::mount::root::{self, RootError};
 use crate::repository::{Repository, RepositoryError, UnverifiedImage};
 use crate::sys::verity;
+use crate::unmeasured::{Limits, UnmeasuredError};
 
 /// Why an image has no fs-verity still.
 #[derive(Debug, Error)]
@@ -35,6 +36,9 @@ pub enum EnableError {
     /// It cannot be read.
     #[error("digest in user space")]
     Read(#[source] io::Error),
+    /// It is not read to its end.
+    #[error(transparent)]
+    Limit(UnmeasuredError),
     /// It is another file.
     #[error("computed {computed}")]
     Mismatch {
@@ -62,13 +66,17 @@ pub fn enable(
     image: &UnverifiedImage,
     mounted: BorrowedFd<'_>,
     features: &mut KernelFeatures,
+    limits: &Limits,
 ) -> Result<(), EnableError> {
     let expected = image.requested().digest();
     // A mount through which the kernel may write; the file's content is only read.
     let copy = root::writable_copy(mounted, features).map_err(EnableError::ReadWrite)?;
     let image = Repository::open(&copy)?.find(&[image.requested().clone()])?;
     let file = image.open().map_err(EnableError::Open)?;
-    let computed = merkle::digest(&file, expected.algorithm(), Threads::Several).map_err(EnableError::Read)?;
+    let computed = limits.image_digest(&file, expected.algorithm()).map_err(|error| match error {
+        UnmeasuredError::Read(reason) => EnableError::Read(reason),
+        error => EnableError::Limit(error),
+    })?;
     if computed != expected {
         return Err(EnableError::Mismatch { computed });
     }

@@ -17,6 +17,10 @@ pub const BOOT_COUNT_PATH: &str = "LoaderBootCountPath-4a67b082-0a4c-41cf-b6c7-4
 /// The stub of the unified kernel image (The Boot Loader Interface).
 pub const STUB_INFO: &str = "StubInfo-4a67b082-0a4c-41cf-b6c7-440b29bb8c4f";
 
+/// `EFI_VARIABLE_NON_VOLATILE` of the UEFI specification, "`GetVariable()`". efivarfs has the attributes in the four bytes in
+/// front of a variable's content, little-endian.
+const NON_VOLATILE: u32 = 1;
+
 /// Whether the firmware checks signatures.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SecureBoot {
@@ -95,7 +99,7 @@ fn boolean(name: &'static str, content: &[u8]) -> Result<bool, FirmwareError> {
 ///
 /// Source: "Automatic Boot Assessment" of systemd, "The Boot Loader Specification".
 pub fn boot_entry(content: &[u8]) -> Result<BootEntry, FirmwareError> {
-    let path = text(BOOT_COUNT_PATH, content)?;
+    let path = volatile_text(BOOT_COUNT_PATH, content)?;
     match tries(&path) {
         Some(tries) => Ok(BootEntry { path, tries }),
         None => Err(FirmwareError {
@@ -106,8 +110,25 @@ pub fn boot_entry(content: &[u8]) -> Result<BootEntry, FirmwareError> {
     }
 }
 
-/// The text of a variable, up to its first NUL.
-pub fn text(name: &'static str, content: &[u8]) -> Result<String, FirmwareError> {
+/// The name of the stub that [`STUB_INFO`] tells.
+pub fn stub(content: &[u8]) -> Result<String, FirmwareError> {
+    volatile_text(STUB_INFO, content)
+}
+
+/// The text of a variable that was set in this boot, up to its first NUL.
+///
+/// Boot loader and stub set theirs anew at each start, for that start only. One that outlives it was planted: by whoever
+/// was root once, or has the firmware's shell. It may say anything, and what it says never changes.
+fn volatile_text(name: &'static str, content: &[u8]) -> Result<String, FirmwareError> {
+    match content.first_chunk().map(|attributes| u32::from_le_bytes(*attributes)) {
+        Some(attributes) if attributes & NON_VOLATILE != 0 => {
+            Err(FirmwareError { name, expected: "a volatile variable", found: format!("attributes {attributes:#x}") })
+        }
+        _ => text(name, content),
+    }
+}
+
+fn text(name: &'static str, content: &[u8]) -> Result<String, FirmwareError> {
     let wrong = || FirmwareError {
         name,
         expected: "4 bytes of attributes and UTF-16",
@@ -208,9 +229,32 @@ mod tests {
             );
         }
         for bytes in [&[][..], &[6, 0, 0], &[6, 0, 0, 0, b'a'], &[6, 0, 0, 0, 0, 0xd8]] {
-            assert!(text(STUB_INFO, bytes).unwrap_err().to_string().contains("UTF-16"), "{bytes:?}");
+            assert!(stub(bytes).unwrap_err().to_string().contains("UTF-16"), "{bytes:?}");
         }
-        assert_eq!(text(STUB_INFO, &variable("systemd-stub 257\0")).unwrap(), "systemd-stub 257");
+        assert_eq!(stub(&variable("systemd-stub 257\0")).unwrap(), "systemd-stub 257");
+    }
+
+    /// What outlives a boot says nothing about this one.
+    #[test]
+    fn planted_variables() {
+        for (attributes, is_planted) in
+            [(6, false), (2, false), (7, true), (3, true), (0x8000_0001, true), (0x106, false)]
+        {
+            let planted = |text: &str| {
+                let mut variable = variable(text);
+                variable.splice(..4, u32::to_le_bytes(attributes));
+                variable
+            };
+            let entry = boot_entry(&planted("\\EFI\\Linux\\new+1-1.efi\0"));
+            let name = stub(&planted("systemd-stub 257\0"));
+            assert_eq!((entry.is_err(), name.is_err()), (is_planted, is_planted), "{attributes:#x}");
+            for (name, error) in [(BOOT_COUNT_PATH, entry.err()), (STUB_INFO, name.err())] {
+                let Some(error) = error else { continue };
+                let found =
+                    format!("EFI variable '{name}': expected a volatile variable, found attributes {attributes:#x}");
+                assert_eq!(error.to_string(), found);
+            }
+        }
     }
 
     #[test]

@@ -91,6 +91,13 @@ pub fn configs() -> Result<(Config, Config), InputError> {
     Ok((Config::from_sealroot_toml(&ours)?, Config::from_setup_root_conf(&theirs)?))
 }
 
+/// What sealroot's configuration says about refusals, as far as that can be read; nothing else depends on it.
+pub fn config_on_refusal() -> Result<Config, InputError> {
+    let bytes = read_file(SEALROOT_TOML)?.unwrap_or_default();
+    let text = bytes.utf8_chunks().next().map_or("", |chunk| chunk.valid());
+    Ok(Config::on_refusal(text))
+}
+
 /// The firmware's variables, where the firmware is UEFI.
 #[derive(Debug)]
 pub struct Firmware {
@@ -134,7 +141,7 @@ impl Firmware {
     /// The name of the stub of the unified kernel image; `None` where none says that it was there.
     pub fn stub(&self) -> Result<Option<String>, InputError> {
         let content = self.variable(firmware::STUB_INFO)?;
-        Ok(content.map(|content| firmware::text(firmware::STUB_INFO, &content)).transpose()?)
+        Ok(content.map(|content| firmware::stub(&content)).transpose()?)
     }
 
     /// The content of a variable, `None` where there is none.

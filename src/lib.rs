@@ -61,8 +61,10 @@ pub mod set_aside;
 pub mod stage;
 pub mod stub;
 mod sys;
+mod timed;
 pub mod tree;
 #[cfg(feature = "uki")]
 pub mod uki;
+pub mod unmeasured;
 pub mod verify;
 pub mod whole_file;

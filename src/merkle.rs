@@ -12,6 +12,7 @@ use std::marker::PhantomData;
 use std::mem;
 use std::os::unix::fs::FileExt;
 use std::thread::{self, ScopedJoinHandle};
+use std::time::{Duration, Instant};
 
 use sha2::block_api::{compress256, compress512};
 
@@ -49,15 +50,38 @@ impl Threads {
     }
 }
 
+/// How long a file may take.
+#[derive(Clone, Copy, Debug)]
+pub enum Patience {
+    /// As long as it takes.
+    Endless,
+    /// Until then, or a little longer.
+    Until(Instant),
+}
+
+impl Patience {
+    /// From now on for so long.
+    pub fn of(time: Duration) -> Self {
+        Instant::now().checked_add(time).map_or(Self::Endless, Self::Until)
+    }
+
+    fn check(self) -> io::Result<()> {
+        match self {
+            Self::Until(end) if Instant::now() >= end => Err(io::ErrorKind::TimedOut.into()),
+            Self::Until(_) | Self::Endless => Ok(()),
+        }
+    }
+}
+
 /// Computes the digest of a file with blocks of [`BLOCK`] bytes and no salt.
 ///
 /// # Errors
-/// The file cannot be read.
-pub fn digest(file: &File, algorithm: Algorithm, threads: Threads) -> io::Result<ImageDigest> {
+/// The file cannot be read; `TimedOut` if it takes too long.
+pub fn digest(file: &File, algorithm: Algorithm, threads: Threads, patience: Patience) -> io::Result<ImageDigest> {
     let threads = || threads.count();
     let digest = match algorithm {
-        Algorithm::Sha256 => compute::<Sha256>(file, algorithm, threads, STRETCH)?,
-        Algorithm::Sha512 => compute::<Sha512>(file, algorithm, threads, STRETCH)?,
+        Algorithm::Sha256 => compute::<Sha256>(file, algorithm, threads, STRETCH, patience)?,
+        Algorithm::Sha512 => compute::<Sha512>(file, algorithm, threads, STRETCH, patience)?,
     };
     ImageDigest::from_bytes(algorithm, &digest).ok_or_else(|| io::ErrorKind::InvalidData.into())
 }
@@ -68,13 +92,14 @@ fn compute<H: Hash>(
     algorithm: Algorithm,
     threads: impl Fn() -> usize,
     stretch: u64,
+    patience: Patience,
 ) -> io::Result<Vec<u8>> {
     let mut tree = Tree::<H>::new();
     let mut size = 0;
     // Most files end in their first stretch.
     let mut at_once = 1;
     loop {
-        for hashed in hash_stretches::<H>(file, size, at_once, stretch)? {
+        for hashed in hash_stretches::<H>(file, size, at_once, stretch, patience)? {
             for hash in hashed.hashes.chunks_exact(H::SIZE) {
                 tree.add_hash(0, hash);
             }
@@ -94,8 +119,14 @@ struct Stretch {
 }
 
 /// Hashes some stretches that follow each other, each on a thread of its own.
-fn hash_stretches<H: Hash>(file: &File, start: u64, count: usize, size: u64) -> io::Result<Vec<Stretch>> {
-    let hash = |index: usize| hash_stretch::<H>(file, start + index as u64 * size, size);
+fn hash_stretches<H: Hash>(
+    file: &File,
+    start: u64,
+    count: usize,
+    size: u64,
+    patience: Patience,
+) -> io::Result<Vec<Stretch>> {
+    let hash = |index: usize| hash_stretch::<H>(file, start + index as u64 * size, size, patience);
     thread::scope(|scope| {
         let others: Vec<_> = (1..count)
             .map(|index| thread::Builder::new().stack_size(STACK).spawn_scoped(scope, move || hash(index)))
@@ -112,10 +143,14 @@ fn hash_stretches<H: Hash>(file: &File, start: u64, count: usize, size: u64) -> 
     })
 }
 
-fn hash_stretch<H: Hash>(file: &File, start: u64, size: u64) -> io::Result<Stretch> {
+fn hash_stretch<H: Hash>(file: &File, start: u64, size: u64, patience: Patience) -> io::Result<Stretch> {
     let mut buffer = vec![0; CHUNK];
     let mut stretch = Stretch { hashes: Vec::new(), length: 0 };
     while stretch.length < size {
+        // Most files end in their first chunk.
+        if start + stretch.length > 0 {
+            patience.check()?;
+        }
         let count = read_chunk(file, &mut buffer, start + stretch.length)?;
         let (data, _) = buffer.split_at_mut(count.next_multiple_of(BLOCK));
         data.get_mut(count..).unwrap_or_default().fill(0);
@@ -308,9 +343,10 @@ mod tests {
         let stretch = CHUNK;
         for size in [0, 1, stretch - 1, stretch, stretch + 1, 2 * stretch, 3 * stretch + BLOCK + 5, 4 * stretch] {
             let file = file(size);
-            let alone = compute::<Sha256>(&file, Algorithm::Sha256, || 1, STRETCH).unwrap();
+            let alone = compute::<Sha256>(&file, Algorithm::Sha256, || 1, STRETCH, Patience::Endless).unwrap();
             for threads in [2, 3] {
-                let together = compute::<Sha256>(&file, Algorithm::Sha256, || threads, stretch as u64).unwrap();
+                let together =
+                    compute::<Sha256>(&file, Algorithm::Sha256, || threads, stretch as u64, Patience::Endless).unwrap();
                 assert_eq!(together, alone, "{size} bytes, {threads} threads");
             }
         }
@@ -391,7 +427,7 @@ mod tests {
             ),
         ] {
             assert_eq!(
-                digest(&file(size), algorithm, Threads::Several).unwrap().to_hex(),
+                digest(&file(size), algorithm, Threads::Several, Patience::Endless).unwrap().to_hex(),
                 expected,
                 "{algorithm} of {size} bytes"
             );

@@ -4,6 +4,7 @@
 //! concern.
 
 use std::fs::File;
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -16,10 +17,10 @@ use crate::config::Check;
 use crate::digest::ImageDigest;
 use crate::erofs::{Entries, Reader, completed};
 use crate::image::{ImageError, InspectedImage};
-use crate::merkle::{self, Threads};
 use crate::object::{self, Found, METACOPY, Object, REDIRECT};
 use crate::policy::Verification;
 use crate::repository::{self, RepositoryError, image_name};
+use crate::unmeasured::{Limits, UnmeasuredError};
 use crate::verify::AcceptedImage;
 use crate::whole_file::WholeFiles;
 
@@ -75,13 +76,15 @@ pub fn check(
     check: Check,
     physical_root: impl AsFd,
     files: &WholeFiles,
+    limits: &Limits,
 ) -> Result<CheckedImage, ObjectsError> {
     if check >= Check::Objects {
         let name = image_name(image.accepted().requested().digest());
         let objects = referenced(&name, image.accepted().file())?;
         let directory = repository::objects(physical_root)?;
         let verification = image.accepted().verification();
-        if let Some((digest, found)) = first_failure(&objects, directory.as_fd(), check, verification, files) {
+        let look = |digest| look(directory.as_fd(), digest, check, verification, files, limits);
+        if let Some((digest, found)) = first_failure(&objects, look) {
             let path = first_user(&name, image.accepted().file(), digest)?;
             let object = Object::new(object_name(digest), digest, found);
             return Err(ObjectsError::Object { path, object: object.into() });
@@ -162,10 +165,7 @@ pub fn object_name(digest: ImageDigest) -> String {
 /// Looks at all objects, several at a time. Of those that are not right, the one that comes first in `objects`.
 fn first_failure(
     objects: &[ImageDigest],
-    directory: BorrowedFd<'_>,
-    check: Check,
-    verification: Verification,
-    files: &WholeFiles,
+    look: impl Fn(ImageDigest) -> Result<(), Found> + Sync,
 ) -> Option<(ImageDigest, Found)> {
     let next = AtomicUsize::new(0);
     // What comes behind a failure need not be looked at, what comes before it must.
@@ -175,7 +175,7 @@ fn first_failure(
         loop {
             let index = next.fetch_add(1, Ordering::Relaxed);
             let Some(digest) = objects.get(index).filter(|_| index < end.load(Ordering::Relaxed)) else { return };
-            let Err(found) = look(directory, *digest, check, verification, files) else { continue };
+            let Err(found) = look(*digest) else { continue };
             let Ok(mut failure) = failure.lock() else { return };
             if index < end.fetch_min(index, Ordering::Relaxed) {
                 *failure = Some((*digest, found));
@@ -206,6 +206,7 @@ fn look(
     check: Check,
     verification: Verification,
     files: &WholeFiles,
+    limits: &Limits,
 ) -> Result<(), Found> {
     let name = object_name(expected);
     let file = match object::open(directory, &name, expected) {
@@ -213,7 +214,12 @@ fn look(
             if verification == Verification::AllowUnverified =>
         {
             let file = object::open_unmeasured(directory, &name)?;
-            let computed = merkle::digest(&file, expected.algorithm(), Threads::One).map_err(Found::Unread)?;
+            let computed = limits.object_digest(&file, expected.algorithm()).map_err(|error| {
+                Found::Unread(match error {
+                    UnmeasuredError::Read(reason) => reason,
+                    error => io::Error::other(error),
+                })
+            })?;
             return if computed == expected { Ok(()) } else { Err(Found::Computed(computed)) };
         }
         result => result?,

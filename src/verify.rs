@@ -13,11 +13,11 @@ use crate::cmdline::RequestedImage;
 use crate::config::MissingVerity;
 use crate::digest::{Algorithm, ImageDigest};
 use crate::enable::{self, EnableError};
-use crate::merkle::{self, Threads};
 use crate::mount::KernelFeatures;
 use crate::policy::{Policy, Verification};
 use crate::repository::{UnverifiedImage, image_name};
 use crate::sys::verity;
+use crate::unmeasured::{Limits, UnmeasuredError};
 
 /// An open image file whose fs-verity digest, by the kernel's word, is the one that the command line names.
 ///
@@ -83,6 +83,9 @@ pub struct VerifyError {
 impl fmt::Display for VerifyError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { name, expected, found } = self;
+        if let Found::Unmeasurable(error) = &**found {
+            return write!(f, "image '{name}': {error}");
+        }
         write!(f, "image '{name}': expected {expected}, {found}")
     }
 }
@@ -123,6 +126,9 @@ pub enum Found {
     /// A file for an unverified boot that cannot be read.
     #[error("found a file that cannot be read")]
     Unread(#[source] io::Error),
+    /// A file without fs-verity that is not read to its end.
+    #[error(transparent)]
+    Unmeasurable(UnmeasuredError),
     /// Another file, in an unverified boot.
     #[error("computed {0}")]
     Computed(ImageDigest),
@@ -137,8 +143,9 @@ pub fn verify(
     policy: &Policy,
     mounted: BorrowedFd<'_>,
     features: &mut KernelFeatures,
+    limits: &Limits,
 ) -> Result<AcceptedImage, VerifyError> {
-    accept(image, policy, mounted, features).map_err(|found| VerifyError {
+    accept(image, policy, mounted, features, limits).map_err(|found| VerifyError {
         name: image_name(image.requested().digest()),
         expected: image.requested().digest(),
         found: found.into(),
@@ -150,17 +157,21 @@ fn accept(
     policy: &Policy,
     mounted: BorrowedFd<'_>,
     features: &mut KernelFeatures,
+    limits: &Limits,
 ) -> Result<AcceptedImage, Found> {
     match measure_image(image) {
         Err(Found::NoVerity(_)) if *policy.settings().missing_verity.value() == MissingVerity::Enable => {
-            enable::enable(image, mounted, features).map_err(Found::NotEnabled)?;
+            enable::enable(image, mounted, features, limits).map_err(|error| match error {
+                EnableError::Limit(error) => Found::Unmeasurable(error),
+                error => Found::NotEnabled(error),
+            })?;
             log::info!("image '{}': fs-verity enabled", image_name(image.requested().digest()));
             measure_image(image).map(AcceptedImage::Verified)
         }
         Err(Found::NoVerity(_) | Found::Unsupported { .. })
             if policy.verification() == Verification::AllowUnverified =>
         {
-            accept_without_verity(image).map(AcceptedImage::WithoutVerity)
+            accept_without_verity(image, limits).map(AcceptedImage::WithoutVerity)
         }
         measured => measured.map(AcceptedImage::Verified),
     }
@@ -184,10 +195,13 @@ fn measure_image(image: &UnverifiedImage) -> Result<VerifiedImage, Found> {
 
 /// For an unverified boot: by the digest in user space, against accidents. Whoever can change the disk is not kept from
 /// that.
-fn accept_without_verity(image: &UnverifiedImage) -> Result<ImageWithoutVerity, Found> {
+fn accept_without_verity(image: &UnverifiedImage, limits: &Limits) -> Result<ImageWithoutVerity, Found> {
     let requested = image.requested().clone();
     let file = image.open().map_err(Found::Closed)?;
-    let computed = merkle::digest(&file, requested.digest().algorithm(), Threads::Several).map_err(Found::Unread)?;
+    let computed = limits.image_digest(&file, requested.digest().algorithm()).map_err(|error| match error {
+        UnmeasuredError::Read(reason) => Found::Unread(reason),
+        error => Found::Unmeasurable(error),
+    })?;
     if computed != requested.digest() {
         return Err(Found::Computed(computed));
     }

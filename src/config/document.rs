@@ -26,7 +26,7 @@ pub struct Item {
 }
 
 /// What a key is set to.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub enum Value {
     /// A string, decoded.
     String(String),
@@ -62,28 +62,38 @@ pub struct SyntaxError {
 
 /// Everything that `text` sets, in its order.
 pub fn items(text: &str) -> Result<Vec<Item>, SyntaxError> {
-    let source = Source::new(text);
-    let tokens = source.lex().into_vec();
-    let mut reader = Reader { source, items: Vec::new(), table: Vec::new(), path: Vec::new(), array: None };
-    let mut first_error = None;
-    parse_document(&tokens, &mut ValidateWhitespace::new(&mut reader, source), &mut first_error);
-    match first_error {
-        None => Ok(reader.items),
-        Some(error) => {
+    match read(text) {
+        (items, None) => Ok(items),
+        (_, Some(error)) => {
             let place = error.unexpected().or(error.context()).unwrap_or_default();
             Err(SyntaxError { offset: place.start(), reason: describe(&error) })
         }
     }
 }
 
-/// Collects the items from the parser's events. The parser goes on behind an error, but nothing of it is used then.
+/// What can be read of a `text` that may be wrong elsewhere: all that comes before an error, and behind it the lines that
+/// are clear by themselves.
+pub fn readable_items(text: &str) -> Vec<Item> {
+    read(text).0
+}
+
+fn read(text: &str) -> (Vec<Item>, Option<ParseError>) {
+    let source = Source::new(text);
+    let tokens = source.lex().into_vec();
+    let mut reader = Reader { source, items: Vec::new(), table: Some(Vec::new()), path: Some(Vec::new()), array: None };
+    let mut first_error = None;
+    parse_document(&tokens, &mut ValidateWhitespace::new(&mut reader, source), &mut first_error);
+    (reader.items, first_error)
+}
+
+/// Collects the items from the parser's events. The parser goes on behind an error, with the next line.
 struct Reader<'t> {
     source: Source<'t>,
     items: Vec<Item>,
-    /// The name of the table that keys belong to.
-    table: Vec<String>,
-    /// The name that is being read: of a table, or of a key in `table`.
-    path: Vec<String>,
+    /// The name of the table that keys belong to; `None` behind a header that cannot be read.
+    table: Option<Vec<String>>,
+    /// The name that is being read: of a table, or of a key in `table`; `None` for one that cannot be read.
+    path: Option<Vec<String>>,
     /// The array that is being read.
     array: Option<(Span, Vec<Value>)>,
 }
@@ -94,38 +104,47 @@ impl<'t> Reader<'t> {
         Raw::new_unchecked(text, encoding, span)
     }
 
-    fn push(&mut self, span: Span, value: Option<Value>) {
-        self.items.push(Item { offset: span.start(), path: std::mem::take(&mut self.path), value });
+    fn set(&mut self, span: Span, value: Value) {
+        let name = self.path.replace(Vec::new()).filter(|name| !name.is_empty());
+        if let (Some(table), Some(name)) = (&self.table, name) {
+            let path = table.iter().cloned().chain(name).collect();
+            self.items.push(Item { offset: span.start(), path, value: Some(value) });
+        }
     }
 
-    fn set(&mut self, span: Span, value: Value) {
-        self.path.splice(..0, self.table.iter().cloned());
-        self.push(span, Some(value));
+    /// Reports what is no error of TOML's, and what nothing can be read of.
+    fn refuse(&mut self, reason: &'static str, span: Span, error: &mut dyn ErrorSink) {
+        self.path = None;
+        error.report_error(ParseError::new(reason).with_unexpected(span));
     }
 }
 
 impl EventReceiver for Reader<'_> {
     fn std_table_open(&mut self, _: Span, _: &mut dyn ErrorSink) {
-        self.path.clear();
+        self.table = None;
+        self.path = Some(Vec::new());
     }
 
     fn std_table_close(&mut self, span: Span, _: &mut dyn ErrorSink) {
-        self.table.clone_from(&self.path);
-        self.push(span, None);
+        self.table = self.path.replace(Vec::new());
+        if let Some(path) = self.table.clone() {
+            self.items.push(Item { offset: span.start(), path, value: None });
+        }
     }
 
     fn array_table_open(&mut self, span: Span, error: &mut dyn ErrorSink) {
-        refuse("arrays of tables are not supported", span, error);
+        self.table = None;
+        self.refuse("arrays of tables are not supported", span, error);
     }
 
     fn inline_table_open(&mut self, span: Span, error: &mut dyn ErrorSink) -> bool {
-        refuse("inline tables are not supported", span, error);
+        self.refuse("inline tables are not supported", span, error);
         false
     }
 
     fn array_open(&mut self, span: Span, error: &mut dyn ErrorSink) -> bool {
         if self.array.is_some() {
-            refuse("arrays in arrays are not supported", span, error);
+            self.refuse("arrays in arrays are not supported", span, error);
             return false;
         }
         self.array = Some((span, Vec::new()));
@@ -141,10 +160,11 @@ impl EventReceiver for Reader<'_> {
     fn simple_key(&mut self, span: Span, encoding: Option<Encoding>, error: &mut dyn ErrorSink) {
         let mut key = String::new();
         self.raw(span, encoding).decode_key(&mut key, error);
-        if self.path.len() == MAX_PARTS || key.len() > MAX_PART {
-            return refuse("names as long as this are not supported", span, error);
+        let Some(path) = &mut self.path else { return };
+        if path.len() == MAX_PARTS || key.len() > MAX_PART {
+            return self.refuse("names as long as this are not supported", span, error);
         }
-        self.path.push(key);
+        path.push(key);
     }
 
     fn scalar(&mut self, span: Span, encoding: Option<Encoding>, error: &mut dyn ErrorSink) {
@@ -164,10 +184,13 @@ impl EventReceiver for Reader<'_> {
             None => self.set(span, value),
         }
     }
-}
 
-fn refuse(reason: &'static str, span: Span, error: &mut dyn ErrorSink) {
-    error.report_error(ParseError::new(reason).with_unexpected(span));
+    /// A name that has no value by now gets none.
+    fn newline(&mut self, _: Span, _: &mut dyn ErrorSink) {
+        if self.array.is_none() {
+            self.path = Some(Vec::new());
+        }
+    }
 }
 
 /// `unclosed table, expected ']'`

@@ -42,15 +42,56 @@ fn after_every_command() {
     }
 }
 
-/// Who cannot read what to do does what is safe.
+/// Who cannot read what to do does what is safe, and whatever else is wrong changes nothing of it.
 #[test]
 fn with_a_config_that_cannot_be_used() {
-    lab::with("sha512", |lab| {
-        lab.config("[policy]\non-failure = \"reboot\"\nfailure-delay = 256\n");
-        let message = "ask: /usr/lib/sealroot/sealroot.toml:3: policy.failure-delay: expected an integer from 0 to 255, \
-                       found 256";
-        lab.expect_refused(&lab.boot(), message);
-    });
+    let ours = "ask: /usr/lib/sealroot/sealroot.toml";
+    let theirs = "ask: /usr/lib/composefs/setup-root-conf.toml";
+    for (config, other, message, action, delay) in [
+        (
+            "[policy]\non-failure = \"reboot\"\nfailure-delay = 256\n",
+            "",
+            format!("{ours}:3: policy.failure-delay: expected an integer from 0 to 255, found 256"),
+            "reboot",
+            10,
+        ),
+        (
+            "[policy]\non-failure = \"again\"\nfailure-delay = 3\n",
+            "",
+            format!(
+                "{ours}:2: policy.on-failure: expected one of 'auto', 'emergency', 'reboot', 'poweroff', 'halt', found 'again'"
+            ),
+            "halt",
+            3,
+        ),
+        (
+            "[policy]\non-failure = \"reboot\"\non-failure = \"poweroff\"\n",
+            "",
+            format!("{ours}:3: policy.on-failure: set twice"),
+            "halt",
+            10,
+        ),
+        (
+            "layout = 7\n[policy]\non-failure = \"poweroff\"\nfailure-delay = 3\n",
+            "",
+            format!("{ours}:1: layout: expected one of 'composefs', 'bootc', found 7"),
+            "poweroff",
+            3,
+        ),
+        (
+            "[policy]\non-failure = \"poweroff\"\nfailure-delay = 3\n",
+            "[etc]\nmount = 7\n",
+            format!("{theirs}:2: etc.mount: expected one of 'overlay', 'bind', 'transient', 'none', found 7"),
+            "poweroff",
+            3,
+        ),
+    ] {
+        lab::with("sha512", move |lab| {
+            lab.config(config);
+            lab.setup_root_conf(other);
+            lab.expect_refused_and(&lab.boot(), &message, action, delay);
+        });
+    }
 }
 
 /// A panic of the program, a signal or a time-out: the unit for failures starts the program anew, which finds no verdict.

@@ -48,6 +48,10 @@ const CREATE: Opcode = opcode::read_write::<DmIoctl>(0xfd, 3);
 const REMOVE: Opcode = opcode::read_write::<DmIoctl>(0xfd, 4);
 const SUSPEND: Opcode = opcode::read_write::<DmIoctl>(0xfd, 6);
 const LOAD: Opcode = opcode::read_write::<DmIoctl>(0xfd, 9);
+/// `DM_SUSPEND_FLAG`, `DM_SKIP_LOCKFS_FLAG` and `DM_NOFLUSH_FLAG`
+const SUSPENDED: u32 = 1 << 1;
+const SKIP_LOCKFS: u32 = 1 << 10;
+const NO_FLUSH: u32 = 1 << 11;
 
 /// A device with one target over all of it. It goes with the value.
 pub struct Mapped {
@@ -64,6 +68,18 @@ impl Mapped {
         // Without the flag to suspend, the call resumes: what was loaded becomes the device.
         control::<SUSPEND>(name, Target::none());
         mapped
+    }
+}
+
+impl Mapped {
+    /// From now on the device answers nothing. What is mounted on it is not told.
+    pub fn suspend(&self) {
+        call_with::<SUSPEND>(self.name, Target::none(), SUSPENDED | SKIP_LOCKFS | NO_FLUSH).expect("suspend");
+    }
+
+    /// It answers again, and what waits gets its answer.
+    pub fn resume(&self) {
+        control::<SUSPEND>(self.name, Target::none());
     }
 }
 
@@ -96,13 +112,17 @@ fn control<const CALL: Opcode>(name: &str, target: Target) -> DmIoctl {
 }
 
 fn call<const CALL: Opcode>(name: &str, target: Target) -> Result<DmIoctl, Errno> {
+    call_with::<CALL>(name, target, 0)
+}
+
+fn call_with<const CALL: Opcode>(name: &str, target: Target, flags: u32) -> Result<DmIoctl, Errno> {
     let header = DmIoctl {
         version: [4, 0, 0],
         data_size: size_of::<Request>() as u32,
         data_start: size_of::<DmIoctl>() as u32,
         target_count: u32::from(target.length > 0),
         open_count: 0,
-        flags: 0,
+        flags,
         event_nr: 0,
         padding: 0,
         dev: 0,

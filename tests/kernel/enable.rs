@@ -77,6 +77,22 @@ fn another_file() {
     });
 }
 
+/// Whoever writes to the disk does not say how long the boot takes.
+#[test]
+fn a_file_without_end() {
+    for disk in [Disk::Ext4, Disk::Btrfs] {
+        lab::with_disk(disk, "sha512", |lab| {
+            without_verity(lab, b"");
+            File::options().write(true).open(lab.image_path()).unwrap().set_len(0xff_ffff_f000).unwrap();
+            let message = format!(
+                "measure: {}: expected at most 1073741824 bytes without fs-verity, found 1099511623680",
+                lab.image()
+            );
+            lab.expect_refused(&lab.boot(), &message);
+        });
+    }
+}
+
 #[test]
 fn a_file_that_somebody_writes_to() {
     lab::with("sha512", |lab| {

@@ -29,6 +29,7 @@ mod f2fs;
 mod filesystems;
 mod gate;
 mod good;
+mod hanging;
 mod hostile;
 mod hostile_repository;
 mod keep;

@@ -1,6 +1,6 @@
 //! `unverified = "allow-without-secure-boot"`: what a `?` in the karg gets on a machine without Secure Boot.
 
-use std::fs;
+use std::fs::{self, File};
 use std::path::Path;
 use std::process::Command;
 
@@ -78,6 +78,27 @@ fn another_image() {
         let message = format!("measure: {image}: expected sha512:{digest}, computed sha512:{other}");
         lab.expect_refused(&lab.boot(), &message);
     });
+}
+
+/// No check of what is read has anything to read to its end.
+#[test]
+fn an_image_without_end() {
+    for check in ["digest", "image"] {
+        lab::with("sha512", move |lab| {
+            asked(lab);
+            lab.config(&format!("{ALLOW}check = \"{check}\"\n"));
+            let run = boot_from_tmpfs(lab, |root| {
+                let image = root.join("composefs/images").join(lab.digest());
+                fs::remove_file(&image).unwrap();
+                File::create(&image).unwrap().set_len(0xff_ffff_f000).unwrap();
+            });
+            let message = format!(
+                "measure: {}: expected at most 1073741824 bytes without fs-verity, found 1099511623680",
+                lab.image()
+            );
+            lab.expect_refused(&run, &message);
+        });
+    }
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::os::unix::ffi::OsStrExt;
 
 use miniserde::Serialize;
 use sealroot::digest::{Algorithm, ImageDigest};
-use sealroot::merkle::{self, Threads};
+use sealroot::merkle::{self, Patience, Threads};
 
 use crate::arguments::DigestArguments;
 use crate::measure;
@@ -27,7 +27,9 @@ struct FileDigest {
 
 pub fn run(arguments: &DigestArguments) -> Result<Digests, Failure> {
     let algorithm = Algorithm::from(arguments.algorithm);
-    let digest = |path| measure::open(path).and_then(|file| merkle::digest(&file, algorithm, Threads::Several));
+    let digest = |path| {
+        measure::open(path).and_then(|file| merkle::digest(&file, algorithm, Threads::Several, Patience::Endless))
+    };
     let files = arguments.files.iter().map(|path| {
         let (digest, error) = match digest(path) {
             Ok(digest) => (Some(ImageDigest::to_hex(&digest)), None),

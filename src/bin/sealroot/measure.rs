@@ -10,7 +10,7 @@ use miniserde::Serialize;
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 use sealroot::digest::{Algorithm, ImageDigest};
-use sealroot::merkle::{self, Threads};
+use sealroot::merkle::{self, Patience, Threads};
 use sealroot::object::Found;
 use sealroot::verify;
 
@@ -45,7 +45,7 @@ impl Measured {
             Err(Errno::NOTTY | Errno::OPNOTSUPP) => By::NoVerityThere,
             Err(reason) => return Err(reason.into()),
         };
-        Ok(Self { digest: merkle::digest(file, algorithm, Threads::One)?, by })
+        Ok(Self { digest: merkle::digest(file, algorithm, Threads::One, Patience::Endless)?, by })
     }
 
     pub fn digest(&self) -> ImageDigest {

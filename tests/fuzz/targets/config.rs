@@ -15,12 +15,17 @@ fuzz_target!(|input: &[u8]| {
     let mut parts = text.splitn(3, "----\n");
     let mut next = || parts.next().unwrap_or_default();
     let (ours, theirs, line) = (next(), next(), next());
+    bounded(ours.len(), 1024, || Config::on_refusal(ours));
     let line = CommandLine::split(line.as_bytes());
     let (Some(ours), Some(theirs)) =
         (parse(ours, Config::from_sealroot_toml), parse(theirs, Config::from_setup_root_conf))
     else {
         return;
     };
+    // What is read of a broken file is read of a good one in the same way.
+    let on_refusal = Config::on_refusal(text.split("----\n").next().unwrap_or_default()).policy;
+    assert_eq!(on_refusal.on_failure, ours.policy.on_failure);
+    assert_eq!(on_refusal.failure_delay, ours.policy.failure_delay);
     let settings = Settings::resolve(ours.clone(), theirs, &line);
     assert_eq!(*settings.karg.value(), ours.policy.karg.unwrap_or(KargPolicy::Require));
     assert_eq!(*settings.check.value(), ours.policy.check.unwrap_or(Check::Image));
