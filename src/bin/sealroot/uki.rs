@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::{self, Write};
 use std::io::Read;
 use std::path::Path;
+use std::ptr;
 
 use miniserde::Serialize;
 use miniserde::json::{self, Value};
@@ -13,8 +14,8 @@ use sealroot::config::{Config, SEALROOT_TOML, SETUP_ROOT_CONF_TOML};
 use sealroot::firmware::{Lockdown, SecureBoot};
 use sealroot::openings::{self, Opening};
 use sealroot::policy::{self, Decision, Policy, Settings, Verification};
-use sealroot::uki::initramfs::{Content, Initramfs};
-use sealroot::uki::pe::{MAX_SIZE, PeError, Sections, Signature, Uki, required};
+use sealroot::uki::initramfs::{Budget, Content, Initramfs};
+use sealroot::uki::pe::{self, MAX_SIZE, PeError, Sections, Signature, Uki, required};
 use sealroot::{assemble, image};
 
 use crate::arguments::UkiArguments;
@@ -79,12 +80,12 @@ pub fn run(arguments: &UkiArguments) -> Result<UkiVerdict, Failure> {
     let failed = |error: PeError| Failure::Reason(format!("'{name}': {}", chain(&error)));
     let content = read(&arguments.file).map_err(failed)?;
     let uki = Uki::parse(&content).map_err(failed)?;
+    let mut unpacked = Unpacked { budget: Budget::for_input(content.len()), read: Vec::new() };
     let mut profiles = Vec::new();
     for sections in &uki.profiles {
-        let command_line = required(sections, ".cmdline").map_err(failed)?;
         let initrd = required(sections, ".initrd").map_err(failed)?;
         required(sections, ".linux").map_err(failed)?;
-        profiles.push(judge(sections, text(command_line), initrd, arguments.repository.as_deref()));
+        profiles.push(judge(sections, unpacked.get(initrd), arguments.repository.as_deref()).map_err(failed)?);
     }
     Ok(UkiVerdict {
         machine: uki.machine,
@@ -108,33 +109,56 @@ fn read(path: &Path) -> Result<Vec<u8>, PeError> {
     Ok(content)
 }
 
-/// Text of a section, which may be filled up with zeros.
-fn text(section: &[u8]) -> &[u8] {
-    section.split(|byte| *byte == 0).next().unwrap_or_default().trim_ascii()
+/// Each initramfs of a file, read once: as a rule all profiles have the same.
+struct Unpacked<'a> {
+    budget: Budget,
+    read: Vec<(&'a [u8], Result<Initramfs, String>)>,
 }
 
-fn judge(sections: &Sections<'_>, command_line: &[u8], initrd: &[u8], repository: Option<&Path>) -> ProfileVerdict {
-    let section = |name: &str| sections.get(name).map(|content| printable(text(content)));
+impl<'a> Unpacked<'a> {
+    fn get(&mut self, initrd: &'a [u8]) -> Result<&Initramfs, &str> {
+        let index = match self.read.iter().position(|(known, _)| ptr::eq(*known, initrd)) {
+            Some(index) => index,
+            None => {
+                let read = Initramfs::read(initrd, &mut self.budget, &is_read).map_err(|error| chain(&error));
+                self.read.push((initrd, read));
+                self.read.len() - 1
+            }
+        };
+        match self.read.get(index) {
+            Some((_, Ok(initramfs))) => Ok(initramfs),
+            Some((_, Err(error))) => Err(error),
+            None => Err(""),
+        }
+    }
+}
+
+fn judge(
+    sections: &Sections<'_>,
+    initramfs: Result<&Initramfs, &str>,
+    repository: Option<&Path>,
+) -> Result<ProfileVerdict, PeError> {
+    let command_line = pe::text(sections, ".cmdline")?.ok_or(PeError::NoSection(".cmdline"))?;
     let mut verdict = ProfileVerdict {
         command_line: printable(command_line),
-        kernel: section(".uname"),
-        system: sections.get(".osrel").and_then(|content| pretty_name(text(content))),
+        kernel: pe::text(sections, ".uname")?.map(printable),
+        system: pe::text(sections, ".osrel")?.and_then(pretty_name),
         images: Vec::new(),
         policy: None,
         openings: Vec::new(),
         problems: Vec::new(),
         image: None,
     };
-    let initramfs = match Initramfs::read(initrd, &is_read) {
+    let initramfs = match initramfs {
         Ok(initramfs) => initramfs,
         Err(error) => {
-            verdict.problems.push(chain(&error));
-            return verdict;
+            verdict.problems.push(error.into());
+            return Ok(verdict);
         }
     };
-    verdict.problems.append(&mut missing_parts(&initramfs));
+    verdict.problems.append(&mut missing_parts(initramfs));
     let command_line = CommandLine::split(command_line);
-    match decide(&initramfs, &command_line, &mut verdict) {
+    match decide(initramfs, &command_line, &mut verdict) {
         Ok(policy) => {
             verdict.images = policy.images().iter().map(ToString::to_string).collect();
             if let Some(repository) = repository {
@@ -146,7 +170,7 @@ fn judge(sections: &Sections<'_>, command_line: &[u8], initrd: &[u8], repository
         }
         Err(problem) => verdict.problems.push(problem),
     }
-    verdict
+    Ok(verdict)
 }
 
 /// The files of an initramfs whose content counts.
@@ -381,7 +405,7 @@ mod tests {
             archive.extend(path.bytes());
             archive.push(0);
             archive.resize(archive.len().next_multiple_of(4), 0);
-            has_module(&Initramfs::read(&archive, &is_read).unwrap(), "erofs")
+            has_module(&Initramfs::read(&archive, &mut Budget::for_input(archive.len()), &is_read).unwrap(), "erofs")
         };
         assert!(has("usr/lib/modules/6.12/kernel/fs/erofs/erofs.ko.xz") && has("lib/modules/6.12/erofs.ko"));
         assert!(
