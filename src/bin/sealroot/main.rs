@@ -27,7 +27,11 @@ use arguments::{Arguments, Command};
 use output::{Failure, Finding, Output};
 
 fn main() -> ExitCode {
-    let Arguments { json, command } = Arguments::parse();
+    let Arguments { json, command } = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) if error.use_stderr() => return output::misused(&error.render().to_string()),
+        Err(help) => help.exit(),
+    };
     let output = Output::new(json, command.name());
     let found = match command {
         Command::Digest(arguments) => boxed(digest::run(&arguments)),

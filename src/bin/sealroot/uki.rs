@@ -1,7 +1,7 @@
 //! `sealroot uki`: what a unified kernel image would boot, and whether it would be sealed.
 
 use std::collections::BTreeMap;
-use std::fmt::{self, Write};
+use std::fmt;
 use std::io::Read;
 use std::path::Path;
 use std::ptr;
@@ -21,7 +21,7 @@ use sealroot::{assemble, image};
 use crate::arguments::UkiArguments;
 use crate::image_file;
 use crate::measure;
-use crate::output::{Answer, Failure, Finding, Paint, printable};
+use crate::output::{Answer, Failure, Finding, Page, Paint, printable};
 
 /// The boot program, in the initramfs.
 const PROGRAM: &str = "usr/lib/sealroot/sealroot-initrd";
@@ -310,7 +310,7 @@ impl Finding for UkiVerdict {
         Answer::if_so(self.signed && closed && self.profiles.iter().all(|profile| profile.problems.is_empty()))
     }
 
-    fn write_text(&self, text: &mut String, paint: Paint) -> fmt::Result {
+    fn write_text(&self, text: &mut Page, paint: Paint) -> fmt::Result {
         writeln!(text, "machine:      {}", self.machine)?;
         let signed = if self.signed { "yes (by whom, the firmware decides)".into() } else { paint.bad("no") };
         writeln!(text, "signed:       {signed}")?;
@@ -328,7 +328,7 @@ impl Finding for UkiVerdict {
 }
 
 impl ProfileVerdict {
-    fn write_text(&self, text: &mut String, paint: Paint) -> fmt::Result {
+    fn write_text(&self, text: &mut Page, paint: Paint) -> fmt::Result {
         for (name, value) in [("system", &self.system), ("kernel", &self.kernel)] {
             writeln!(text, "{:13} {}", format!("{name}:"), value.as_deref().unwrap_or("not said"))?;
         }
@@ -337,7 +337,7 @@ impl ProfileVerdict {
             writeln!(text, "image:        {image}")?;
         }
         if let Some(settings) = &self.policy {
-            writeln!(text, "policy:       {}", settings_text(settings))?;
+            writeln!(text, "policy:       {}", printable(settings_text(settings).as_bytes()))?;
         }
         if let Some(image) = &self.image {
             writeln!(text, "repository:   {image}")?;
@@ -345,7 +345,9 @@ impl ProfileVerdict {
         for opening in &self.openings {
             writeln!(text, "{}         {}, missing: {}", paint.bad("open:"), opening.name(), opening.remedy())?;
         }
-        self.problems.iter().try_for_each(|problem| writeln!(text, "{}      {problem}", paint.bad("problem:")))
+        self.problems
+            .iter()
+            .try_for_each(|problem| writeln!(text, "{}      {}", paint.bad("problem:"), printable(problem.as_bytes())))
     }
 }
 
