@@ -176,7 +176,7 @@ impl Initramfs {
         if name == "TRAILER!!!" {
             return Ok(Next::Archive);
         }
-        let name = name.trim_start_matches("./").trim_matches('/').to_owned();
+        let name = plain(&name);
         let is_wanted = size <= MAX_CONTENT && wanted(&name) || link_count > 1 && size <= MAX_LINKED;
         let content = match mode & S_IFMT {
             S_IFREG if is_wanted => Content::Bytes(read_bytes(source, size, 0)?),
@@ -262,6 +262,12 @@ fn fill_up(source: &mut Bounded<'_>, length: usize) -> io::Result<()> {
     source.read_exact(padding.get_mut(..length.next_multiple_of(4) - length).unwrap_or_default())
 }
 
+/// A path without what changes nothing in it.
+fn plain(path: &str) -> String {
+    let parts: Vec<_> = path.split('/').filter(|part| !matches!(*part, "" | ".")).collect();
+    parts.join("/")
+}
+
 /// What a compressed archive starts with, for messages.
 fn kind(bytes: &[u8]) -> String {
     match bytes {
@@ -328,7 +334,7 @@ mod tests {
         let microcode = [file("kernel/x86/microcode", "code"), trailer(), vec![0; 300]].concat();
         let main = [
             entry("usr", 0o040_755, 2, 2, b""),
-            file("./usr/a", "one"),
+            file("./usr//./a", "one"),
             entry("usr/link", S_IFLNK | 0o777, 3, 1, b"a"),
             entry("usr/first", S_IFREG | 0o644, 9, 2, b""),
             entry("usr/second", S_IFREG | 0o644, 9, 2, b"shared"),

@@ -3,6 +3,7 @@
 mod arguments;
 mod booted;
 mod catalog;
+mod complete;
 mod digest;
 #[cfg(test)]
 mod documents;
@@ -13,6 +14,7 @@ mod inspect;
 mod karg;
 mod measure;
 mod output;
+mod overrides;
 mod parallel;
 mod probe;
 mod status;
