@@ -150,20 +150,26 @@ impl Output {
     }
 
     fn say(&self, finding: &dyn Finding) -> ExitCode {
-        let paint = Paint::for_stdout();
-        let mut page = Page::new(paint);
-        if self.json {
-            page.text = self.document(Some(finding.answer()), None, Some(finding));
-        } else if finding.write_text(&mut page, paint).is_err() {
+        let Ok((text, complaints)) = self.words(finding, Paint::for_stdout()) else {
             return self.fail("an answer that cannot be written", 1);
-        }
-        for complaint in finding.complaints() {
-            self.complain(&complaint);
-        }
-        match print(&page.text) {
+        };
+        // The document and the status say it too.
+        let _ = io::stderr().write_all(complaints.as_bytes());
+        match print(&text) {
             Ok(()) if finding.answer() == Answer::Yes => ExitCode::SUCCESS,
             _ => ExitCode::FAILURE,
         }
+    }
+
+    /// What goes to standard output, and what to standard error.
+    fn words(&self, finding: &dyn Finding, paint: Paint) -> Result<(String, String), fmt::Error> {
+        let complaints = finding.complaints().iter().map(|complaint| self.complaint(complaint)).collect();
+        if self.json {
+            return Ok((self.document(Some(finding.answer()), None, Some(finding)), complaints));
+        }
+        let mut page = Page::new(paint);
+        finding.write_text(&mut page, paint)?;
+        Ok((page.text, complaints))
     }
 
     fn fail(&self, message: &str, status: u8) -> ExitCode {
@@ -171,13 +177,14 @@ impl Output {
             // Standard error says it too.
             let _ = print(&self.document(None, Some(message.into()), None));
         }
-        self.complain(message);
+        // The status says it too.
+        let _ = io::stderr().write_all(self.complaint(message).as_bytes());
         ExitCode::from(status)
     }
 
-    fn complain(&self, message: &str) {
-        // The document and the status say it too.
-        let _ = writeln!(io::stderr(), "sealroot {}: {}", self.command, printable(message.as_bytes()));
+    /// A line for standard error.
+    fn complaint(&self, message: &str) -> String {
+        format!("sealroot {}: {}\n", self.command, printable(message.as_bytes()))
     }
 }
 
@@ -252,6 +259,39 @@ mod tests {
         assert_eq!(printable(b"a\xffb\xc3"), "a\\xffb\\xc3");
         assert_eq!(printable("\u{9b}31m".as_bytes()), "\\u{9b}31m");
         assert_eq!(printable("a\u{202e}b\u{200b}".as_bytes()), "a\\u{202e}b\\u{200b}");
+    }
+
+    /// A finding whose words came from a disk.
+    #[derive(Serialize)]
+    struct Hostile {
+        text: String,
+    }
+
+    impl Finding for Hostile {
+        fn answer(&self) -> Answer {
+            Answer::No
+        }
+
+        fn complaints(&self) -> Vec<String> {
+            vec![self.text.clone(); 2]
+        }
+
+        fn write_text(&self, text: &mut Page, _: Paint) -> fmt::Result {
+            writeln!(text, "name: {}", self.text)
+        }
+    }
+
+    #[test]
+    fn all_that_goes_out_is_printable() {
+        let finding = Hostile { text: "a\nb\x1b[2J\u{202e}\u{9b}".into() };
+        let shown = r"a\nb\u{1b}[2J\u{202e}\u{9b}";
+        let paint = Paint { coloured: false };
+        let complaint = format!("sealroot uki: {shown}\n");
+        let words = |json| Output::new(json, "uki").words(&finding, paint).unwrap();
+        assert_eq!(words(false), (format!("name: {shown}\n"), complaint.repeat(2)));
+        let (document, complaints) = words(true);
+        assert!(document.contains(r#""text":"a\nb\u001b[2J\u202e\u009b""#), "{document}");
+        assert_eq!(complaints, complaint.repeat(2));
     }
 
     #[test]
