@@ -298,8 +298,8 @@ mod tests {
     fn a_line_stays_one_line() {
         for coloured in [false, true] {
             let paint = Paint { coloured };
-            let mut page = Page::new(paint);
-            writeln!(page, "{}: {}", paint.bad("no"), "a\nb\x1b[2J\u{202e}").unwrap();
+            let (mut page, hostile) = (Page::new(paint), "a\nb\x1b[2J\u{202e}");
+            writeln!(page, "{}: {hostile}", paint.bad("no")).unwrap();
             writeln!(page, "é").unwrap();
             let no = if coloured { "\x1b[31mno\x1b[0m" } else { "no" };
             assert_eq!(page.text, format!("{no}: a\\nb\\u{{1b}}[2J\\u{{202e}}\né\n"));
