@@ -1,6 +1,5 @@
 //! The log sink: one record per write(2) to `/dev/kmsg`.
 
-use std::fmt::Write as _;
 use std::fs::{File, OpenOptions};
 use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt;
@@ -8,6 +7,8 @@ use std::sync::OnceLock;
 
 use log::{Level, LevelFilter, Log, Metadata, Record};
 use rustix::fs::{Mode, OFlags};
+
+use crate::printable;
 
 /// The target of a record at emergency level, for which `log` has no name: every console shows it, whatever its log
 /// level, and systemd-bsod does.
@@ -76,7 +77,7 @@ fn format_record(priority: u8, message: &str) -> String {
     format!("<{priority}>{}", line(message))
 }
 
-/// `sealroot: …`, control bytes escaped, one line.
+/// `sealroot: …`, escaped if it is not printable, one line.
 fn line(message: &str) -> String {
     let mut text = String::from("sealroot: ");
     // As a rule there is nothing to escape.
@@ -90,12 +91,7 @@ fn line(message: &str) -> String {
             text.push('…');
             break;
         }
-        if character.is_control() {
-            // Writing to a string cannot fail.
-            let _ = write!(text, "{}", character.escape_default());
-        } else {
-            text.push(character);
-        }
+        printable::push(&mut text, character);
     }
     text.push('\n');
     text
@@ -108,6 +104,8 @@ mod tests {
     #[test]
     fn records() {
         assert_eq!(format_record(3, "a\nb\u{1b}[c"), "<3>sealroot: a\\nb\\u{1b}[c\n");
+        assert_eq!(format_record(3, "a\u{202e}b\u{200b}"), "<3>sealroot: a\\u{202e}b\\u{200b}\n");
+        assert_eq!(line("a\u{2066}\u{9b}31m"), "sealroot: a\\u{2066}\\u{9b}31m\n");
         assert_eq!(format_record(5, "ok"), "<5>sealroot: ok\n");
         let long = format_record(4, &"é".repeat(2000));
         assert!(long.len() < 980 && long.ends_with("…\n"), "{}", long.len());

@@ -53,6 +53,7 @@ pub mod objects;
 pub mod openings;
 pub mod place;
 pub mod policy;
+pub mod printable;
 mod privileges;
 pub mod prove;
 pub mod report;

@@ -3,19 +3,23 @@
 //! Source: the kernel's `Documentation/driver-api/early-userspace/buffer-format.rst`.
 
 use std::collections::BTreeMap;
-use std::io::{self, Read};
+use std::io::{self, BufRead, BufReader, Read};
 
 use flate2::bufread::GzDecoder;
 use ruzstd::decoding::StreamingDecoder;
 use thiserror::Error;
 
-/// No initramfs is larger when it is unpacked, in bytes.
-const MAX_SIZE: u64 = 4 << 30;
+pub use super::bounded::Budget;
+use super::bounded::{Bounded, MAX_ZEROS, too_many_zeros, zeros};
+
+/// How much is unpacked at a time, in bytes.
+const BUFFER: usize = 64 << 10;
 /// `PATH_MAX`
 const MAX_NAME: u32 = 4096;
-/// No file whose content is wanted is larger, and all of them together are not, in bytes.
+/// No file whose content is wanted is larger, in bytes.
 const MAX_CONTENT: u32 = 1 << 20;
-const MAX_CONTENTS: usize = 16 << 20;
+/// All names and contents that are kept, in bytes.
+const MAX_KEPT: usize = 64 << 20;
 /// A file with several names may be wanted by one that comes later: up to this size it is kept, in bytes.
 const MAX_LINKED: u32 = 64 << 10;
 /// No initramfs has more files.
@@ -72,25 +76,34 @@ pub enum InitramfsError {
 }
 
 impl Initramfs {
-    /// Reads all archives, and of the files those that are `wanted`.
-    pub fn read(mut rest: &[u8], wanted: Wanted<'_>) -> Result<Self, InitramfsError> {
+    /// Reads all archives as far as the budget allows, and of the files those that are `wanted`.
+    pub fn read(mut rest: &[u8], budget: &mut Budget, wanted: Wanted<'_>) -> Result<Self, InitramfsError> {
         let mut initramfs = Self::default();
+        let failed = |reason| InitramfsError::Archive { offset: 0, reason };
         loop {
             // The kernel skips zeros between archives.
-            let zeros = rest.iter().take_while(|byte| **byte == 0).count();
+            let zeros = zeros(rest);
+            if zeros as u64 > MAX_ZEROS {
+                return Err(failed(too_many_zeros()));
+            }
             rest = rest.get(zeros..).unwrap_or_default();
+            if rest.is_empty() {
+                return Ok(initramfs);
+            }
+            budget.take_stream().map_err(failed)?;
             match rest {
-                [] => return Ok(initramfs),
-                [b'0', b'7', b'0', b'7', b'0', ..] => initramfs.add_archives(&mut rest, Archives::One, wanted)?,
+                [b'0', b'7', b'0', b'7', b'0', ..] => {
+                    initramfs.add_archives(&mut rest, budget, Archives::One, wanted)?
+                }
                 [0x1f, 0x8b, ..] => {
-                    let mut decoder = GzDecoder::new(rest);
-                    initramfs.add_archives(&mut decoder, Archives::All, wanted)?;
-                    rest = decoder.into_inner();
+                    let mut decoder = BufReader::with_capacity(BUFFER, GzDecoder::new(rest));
+                    initramfs.add_archives(&mut decoder, budget, Archives::All, wanted)?;
+                    rest = decoder.into_inner().into_inner();
                 }
                 [0x28, 0xb5, 0x2f, 0xfd, ..] => {
-                    let decoder = StreamingDecoder::new(&mut rest).map_err(io::Error::other);
-                    let mut decoder = decoder.map_err(|reason| InitramfsError::Archive { offset: 0, reason })?;
-                    initramfs.add_archives(&mut decoder, Archives::All, wanted)?;
+                    let decoder = StreamingDecoder::new(&mut rest).map_err(io::Error::other).map_err(failed)?;
+                    let mut decoder = BufReader::with_capacity(BUFFER, decoder);
+                    initramfs.add_archives(&mut decoder, budget, Archives::All, wanted)?;
                 }
                 _ => return Err(InitramfsError::Format(kind(rest))),
             }
@@ -109,11 +122,12 @@ impl Initramfs {
 
     fn add_archives(
         &mut self,
-        source: &mut dyn Read,
+        source: &mut dyn BufRead,
+        budget: &mut Budget,
         archives: Archives,
         wanted: Wanted<'_>,
     ) -> Result<(), InitramfsError> {
-        let mut source = Counted { source: source.take(MAX_SIZE), offset: 0 };
+        let mut source = Bounded::new(source, budget);
         let mut links = BTreeMap::new();
         let result = loop {
             match self.add_entry(&mut source, &mut links, wanted) {
@@ -123,7 +137,7 @@ impl Initramfs {
                 Err(reason) => break Err(reason),
             }
         };
-        result.map_err(|reason| InitramfsError::Archive { offset: source.offset, reason })
+        result.map_err(|reason| InitramfsError::Archive { offset: source.offset(), reason })
     }
 }
 
@@ -147,22 +161,8 @@ enum Next {
 /// The files so far that are one file by several names, by device and inode.
 type HardLinks = BTreeMap<(u32, u32, u32), Vec<String>>;
 
-/// A bounded stream that knows how much of it was read.
-struct Counted<'a> {
-    source: io::Take<&'a mut dyn Read>,
-    offset: u64,
-}
-
-impl Read for Counted<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let count = self.source.read(buffer)?;
-        self.offset += count as u64;
-        Ok(count)
-    }
-}
-
 impl Initramfs {
-    fn add_entry(&mut self, source: &mut Counted<'_>, links: &mut HardLinks, wanted: Wanted<'_>) -> io::Result<Next> {
+    fn add_entry(&mut self, source: &mut Bounded<'_>, links: &mut HardLinks, wanted: Wanted<'_>) -> io::Result<Next> {
         let Some(header) = read_header(source)? else { return Ok(Next::End) };
         let [inode, mode, _, _, link_count, _, size, major, minor, _, _, name_size, _] = header;
         if name_size == 0 || name_size > MAX_NAME {
@@ -176,7 +176,7 @@ impl Initramfs {
         if name == "TRAILER!!!" {
             return Ok(Next::Archive);
         }
-        let name = name.trim_start_matches("./").trim_matches('/').to_owned();
+        let name = plain(&name);
         let is_wanted = size <= MAX_CONTENT && wanted(&name) || link_count > 1 && size <= MAX_LINKED;
         let content = match mode & S_IFMT {
             S_IFREG if is_wanted => Content::Bytes(read_bytes(source, size, 0)?),
@@ -186,12 +186,6 @@ impl Initramfs {
                 if kind == S_IFREG { Content::Unread } else { Content::Other }
             }
         };
-        self.entries += 1;
-        self.kept += if let Content::Bytes(bytes) = &content { bytes.len() } else { 0 };
-        if self.entries > MAX_ENTRIES || self.kept > MAX_CONTENTS {
-            let found = format!("found more than {MAX_ENTRIES} files, or {MAX_CONTENTS} bytes to look at");
-            return Err(io::Error::other(found));
-        }
         let mut names = vec![name];
         if link_count > 1 && mode & S_IFMT == S_IFREG {
             // Only one of them comes with the content.
@@ -204,26 +198,32 @@ impl Initramfs {
                 Content::Bytes(_) if !wanted(&name) => Content::Unread,
                 content => content.clone(),
             };
-            self.files.insert(name, content);
+            self.keep(name, content)?;
         }
         Ok(Next::Entry)
+    }
+
+    /// Each name counts, and a content for each of its names.
+    fn keep(&mut self, name: String, content: Content) -> io::Result<()> {
+        self.entries += 1;
+        self.kept += name.len();
+        self.kept += if let Content::Bytes(bytes) | Content::Link(bytes) = &content { bytes.len() } else { 0 };
+        if self.entries > MAX_ENTRIES || self.kept > MAX_KEPT {
+            let expected = format!("expected at most {MAX_ENTRIES} files, and {MAX_KEPT} bytes to keep of them");
+            return Err(io::Error::other(expected));
+        }
+        self.files.insert(name, content);
+        Ok(())
     }
 }
 
 /// The fields of the next header, in its order; `None` at the end. Zeros in front of it are skipped.
-fn read_header(source: &mut Counted<'_>) -> io::Result<Option<[u32; FIELDS]>> {
-    let mut header = [0; HEADER];
-    let (first, rest) = header.split_at_mut(1);
-    loop {
-        match source.read(first) {
-            Ok(0) => return Ok(None),
-            Ok(_) if first == [0] => {}
-            Ok(_) => break,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
+fn read_header(source: &mut Bounded<'_>) -> io::Result<Option<[u32; FIELDS]>> {
+    if !source.skip_zeros()? {
+        return Ok(None);
     }
-    source.read_exact(rest)?;
+    let mut header = [0; HEADER];
+    source.read_exact(&mut header)?;
     let (magic, digits) = header.split_at(6);
     if !matches!(magic, b"070701" | b"070702") {
         return Err(io::Error::other(format!("expected '070701' or '070702', found '{}'", magic.escape_ascii())));
@@ -239,7 +239,7 @@ fn read_header(source: &mut Counted<'_>) -> io::Result<Option<[u32; FIELDS]>> {
 }
 
 /// Reads `size` bytes, and what fills them up to four, counted with `before` bytes in front.
-fn read_bytes(source: &mut Counted<'_>, size: u32, before: usize) -> io::Result<Vec<u8>> {
+fn read_bytes(source: &mut Bounded<'_>, size: u32, before: usize) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     source.take(size.into()).read_to_end(&mut bytes)?;
     if bytes.len() as u64 != u64::from(size) {
@@ -249,7 +249,7 @@ fn read_bytes(source: &mut Counted<'_>, size: u32, before: usize) -> io::Result<
     Ok(bytes)
 }
 
-fn skip(source: &mut Counted<'_>, size: u32) -> io::Result<()> {
+fn skip(source: &mut Bounded<'_>, size: u32) -> io::Result<()> {
     let skipped = io::copy(&mut source.take(size.into()), &mut io::sink())?;
     if skipped != u64::from(size) {
         return Err(io::ErrorKind::UnexpectedEof.into());
@@ -257,9 +257,15 @@ fn skip(source: &mut Counted<'_>, size: u32) -> io::Result<()> {
     fill_up(source, size as usize)
 }
 
-fn fill_up(source: &mut Counted<'_>, length: usize) -> io::Result<()> {
+fn fill_up(source: &mut Bounded<'_>, length: usize) -> io::Result<()> {
     let mut padding = [0; 3];
     source.read_exact(padding.get_mut(..length.next_multiple_of(4) - length).unwrap_or_default())
+}
+
+/// A path without what changes nothing in it.
+fn plain(path: &str) -> String {
+    let parts: Vec<_> = path.split('/').filter(|part| !matches!(*part, "" | ".")).collect();
+    parts.join("/")
 }
 
 /// What a compressed archive starts with, for messages.
@@ -312,6 +318,10 @@ mod tests {
         ruzstd::encoding::compress_to_vec(bytes, ruzstd::encoding::CompressionLevel::Fastest)
     }
 
+    fn read(bytes: &[u8], wanted: Wanted<'_>) -> Result<Initramfs, InitramfsError> {
+        Initramfs::read(bytes, &mut Budget::for_input(bytes.len()), wanted)
+    }
+
     fn content<'a>(initramfs: &'a Initramfs, path: &str) -> &'a str {
         match initramfs.get(path) {
             Some(Content::Bytes(bytes)) => str::from_utf8(bytes).unwrap(),
@@ -324,7 +334,7 @@ mod tests {
         let microcode = [file("kernel/x86/microcode", "code"), trailer(), vec![0; 300]].concat();
         let main = [
             entry("usr", 0o040_755, 2, 2, b""),
-            file("./usr/a", "one"),
+            file("./usr//./a", "one"),
             entry("usr/link", S_IFLNK | 0o777, 3, 1, b"a"),
             entry("usr/first", S_IFREG | 0o644, 9, 2, b""),
             entry("usr/second", S_IFREG | 0o644, 9, 2, b"shared"),
@@ -337,7 +347,7 @@ mod tests {
         let settings = [file("usr/a", "two"), file("etc/x", ""), trailer()].concat();
         for compress in [zstd, gzip, <[u8]>::to_vec] {
             let bytes = [microcode.clone(), compress(&main), vec![0; 3], settings.clone()].concat();
-            let initramfs = Initramfs::read(&bytes, &|_| true).unwrap();
+            let initramfs = read(&bytes, &|_| true).unwrap();
             assert_eq!(content(&initramfs, "usr/a"), "two");
             assert_eq!(content(&initramfs, "usr/b"), "inner");
             assert_eq!(content(&initramfs, "etc/x"), "");
@@ -348,24 +358,24 @@ mod tests {
             assert_eq!(initramfs.get("usr"), Some(&Content::Other));
             assert_eq!(initramfs.paths().count(), 8);
         }
-        let nothing = Initramfs::read(&file("usr/a", "one"), &|path| path == "usr/b").unwrap();
+        let nothing = read(&file("usr/a", "one"), &|path| path == "usr/b").unwrap();
         assert_eq!(nothing.get("usr/a"), Some(&Content::Unread));
-        assert_eq!(Initramfs::read(&[0; 8], &|_| true).unwrap().paths().count(), 0);
+        assert_eq!(read(&[0; 8], &|_| true).unwrap().paths().count(), 0);
     }
 
     #[test]
     fn what_is_damaged_is_an_error() {
         let good = [file("usr/a", "some content"), trailer()].concat();
         for end in 1..good.len() - trailer().len() {
-            assert!(Initramfs::read(&good[..end], &|_| true).is_err(), "cut at {end}");
+            assert!(read(&good[..end], &|_| true).is_err(), "cut at {end}");
         }
         for compress in [zstd, gzip] {
             let compressed = compress(&good);
             for end in 2..compressed.len() - 1 {
                 // A frame's checksum may be missing.
-                let _ = Initramfs::read(&compressed[..end], &|_| true);
+                let _ = read(&compressed[..end], &|_| true);
             }
-            assert!(Initramfs::read(&compressed[..compressed.len() / 2], &|_| true).is_err());
+            assert!(read(&compressed[..compressed.len() / 2], &|_| true).is_err());
         }
         for (bytes, message) in [
             (
@@ -379,7 +389,59 @@ mod tests {
             ([b"07070".to_vec(), vec![b'1'; 200]].concat(), "initramfs: archive at byte 110 (unpacked)"),
             ([b"070701".to_vec(), vec![b'x'; 200]].concat(), "initramfs: archive at byte 110 (unpacked)"),
         ] {
-            assert_eq!(Initramfs::read(&bytes, &|_| true).unwrap_err().to_string(), message);
+            assert_eq!(read(&bytes, &|_| true).unwrap_err().to_string(), message);
         }
+    }
+
+    /// Why it is not read, on from the first cause.
+    fn cause(bytes: &[u8], mut budget: Budget) -> String {
+        let error = Initramfs::read(bytes, &mut budget, &|_| true).unwrap_err();
+        std::error::Error::source(&error).unwrap().to_string()
+    }
+
+    #[test]
+    fn zeros_that_nobody_means_are_an_error() {
+        let zeros = vec![0; MAX_ZEROS as usize + 1];
+        let expected = "expected at most 4194304 zeros in front of an archive, found more";
+        let cause = |bytes: &[u8]| cause(bytes, Budget::for_input(bytes.len()));
+        assert_eq!(cause(&zeros), expected);
+        assert_eq!(cause(&[file("usr/a", "one"), zeros.clone(), file("usr/b", "two")].concat()), expected);
+        assert!(read(&[file("usr/a", "four"), trailer(), zeros[1..].to_vec()].concat(), &|_| true).is_ok());
+        for compress in [zstd, gzip] {
+            assert_eq!(cause(&compress(&zeros)), expected);
+            assert_eq!(cause(&[compress(&trailer()), zeros.clone()].concat()), expected);
+        }
+    }
+
+    #[test]
+    fn few_bytes_that_become_many_are_an_error() {
+        let expected = "expected at most 1048576 bytes in all for an input of its length";
+        let small = [file("usr/a", &"\0".repeat(200 << 10)), trailer()].concat();
+        let large = file("usr/a", &"\0".repeat(1 << 20));
+        for compress in [zstd, gzip, <[u8]>::to_vec] {
+            assert_eq!(cause(&compress(&large), Budget::of(1 << 20)), expected);
+            assert_eq!(cause(&compress(&small).repeat(6), Budget::of(1 << 20)), expected);
+            assert!(Initramfs::read(&compress(&small).repeat(5), &mut Budget::of(1 << 20), &|_| true).is_ok());
+            assert_eq!(
+                cause(&compress(&trailer()).repeat(1025), Budget::of(1 << 20)),
+                "expected at most 1024 archives"
+            );
+        }
+        let mut budget = Budget::of(1 << 20);
+        assert!(Initramfs::read(&small.repeat(4), &mut budget, &|_| true).is_ok());
+        assert!(Initramfs::read(&small.repeat(4), &mut budget, &|_| true).is_err());
+    }
+
+    #[test]
+    fn a_file_counts_for_each_of_its_names() {
+        let named = |number: usize| entry(&format!("usr/{number}"), S_IFREG | 0o644, 9, 2000, b"");
+        let content = "x".repeat(MAX_LINKED as usize);
+        let mut archive: Vec<u8> = (0..1500).flat_map(named).collect();
+        archive.extend(entry("usr/last", S_IFREG | 0o644, 9, 2000, content.as_bytes()));
+        assert_eq!(
+            cause(&archive, Budget::of(1 << 30)),
+            "expected at most 1048576 files, and 67108864 bytes to keep of them"
+        );
+        assert!(read(&archive, &|path| path == "usr/1").is_ok());
     }
 }

@@ -12,6 +12,11 @@ use thiserror::Error;
 
 /// No UKI is larger, in bytes.
 pub const MAX_SIZE: u64 = 2 << 30;
+/// No UKI has more sections and profiles: each profile refers to all sections in front of the first one.
+const MAX_SECTIONS: usize = 1024;
+const MAX_PROFILES: usize = 64;
+/// No section that is text is longer, in bytes.
+const MAX_TEXT: usize = 64 << 10;
 
 /// `WIN_CERTIFICATE`: length, revision, type.
 const CERTIFICATE_HEADER: usize = 8;
@@ -66,6 +71,22 @@ pub enum PeError {
         #[source]
         reason: object::Error,
     },
+    /// More of something than any UKI has.
+    #[error("expected at most {limit} {what}, found more")]
+    TooMany {
+        /// How many there may be.
+        limit: usize,
+        /// Of what.
+        what: &'static str,
+    },
+    /// A text that is none.
+    #[error("section '{name}': expected text of at most {MAX_TEXT} bytes, found {length}")]
+    Text {
+        /// The section's name.
+        name: &'static str,
+        /// How long it is.
+        length: usize,
+    },
     /// A PE executable of another kind.
     #[error("expected a unified kernel image, found a PE executable without a section '{0}'")]
     NoSection(&'static str),
@@ -82,14 +103,21 @@ impl<'a> Uki<'a> {
     pub fn parse(content: &'a [u8]) -> Result<Self, PeError> {
         let file = PeFile64::parse(content).map_err(PeError::Pe)?;
         let mut parts = vec![Sections::new()];
-        for section in file.sections() {
-            // Those that matter are ASCII; no other is equal to one of them.
-            let name = section.name_bytes().map_err(PeError::Pe)?.escape_ascii().to_string();
+        for (number, section) in file.sections().enumerate() {
+            if number >= MAX_SECTIONS {
+                return Err(PeError::TooMany { limit: MAX_SECTIONS, what: "sections" });
+            }
+            // The stub knows no names but those in the table of sections. Those that matter are ASCII; no other is equal to
+            // one of them.
+            let name = section.pe_section().raw_name().escape_ascii().to_string();
             let content = match section.data() {
                 Ok(content) => content,
                 Err(reason) => return Err(PeError::Section { name, reason }),
             };
             if name == ".profile" {
+                if parts.len() > MAX_PROFILES {
+                    return Err(PeError::TooMany { limit: MAX_PROFILES, what: "profiles" });
+                }
                 parts.push(Sections::new());
             }
             if let Some(part) = parts.last_mut() {
@@ -115,6 +143,19 @@ impl<'a> Uki<'a> {
     }
 }
 
+/// A section that is text, which may be filled up with zeros.
+///
+/// # Errors
+/// No text is that long.
+pub fn text<'a>(sections: &Sections<'a>, name: &'static str) -> Result<Option<&'a [u8]>, PeError> {
+    let Some(section) = sections.get(name) else { return Ok(None) };
+    let text = section.split(|byte| *byte == 0).next().unwrap_or_default().trim_ascii();
+    if text.len() > MAX_TEXT {
+        return Err(PeError::Text { name, length: text.len() });
+    }
+    Ok(Some(text))
+}
+
 /// A section that every UKI has.
 pub fn required<'a>(sections: &Sections<'a>, name: &'static str) -> Result<&'a [u8], PeError> {
     sections.get(name).copied().ok_or(PeError::NoSection(name))
@@ -134,5 +175,67 @@ fn signature(file: &PeFile64<'_>, content: &[u8]) -> Result<Signature, PeError> 
     match table.get(CERTIFICATE_HEADER - 2..CERTIFICATE_HEADER) {
         Some(kind) if kind == PKCS_SIGNED_DATA && table.len() > CERTIFICATE_HEADER => Ok(Signature::Present),
         _ => Ok(Signature::Absent),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A PE executable with these sections, whose content is their name.
+    fn pe(names: &[&[u8]]) -> Vec<u8> {
+        let mut bytes = [b"MZ".to_vec(), vec![0; 58], 64_u32.to_le_bytes().to_vec(), b"PE\0\0".to_vec()].concat();
+        let count = (names.len() as u16).to_le_bytes();
+        // `IMAGE_FILE_HEADER`, and `IMAGE_OPTIONAL_HEADER64` without directories.
+        bytes.extend([&[0x64, 0x86], &count[..], &[0; 12], &[112, 0, 0, 0]].concat());
+        bytes.extend([&[0x0b, 0x02][..], &[0; 110]].concat());
+        let mut offset = bytes.len() + names.len() * 40;
+        for name in names {
+            let mut header = [0; 40];
+            header[..name.len()].copy_from_slice(name);
+            for (at, value) in [(8, 8), (16, 8), (20, offset)] {
+                header[at..at + 4].copy_from_slice(&(value as u32).to_le_bytes());
+            }
+            offset += 8;
+            bytes.extend(header);
+        }
+        for name in names {
+            bytes.extend([*name, &[0; 8][name.len()..]].concat());
+        }
+        bytes
+    }
+
+    #[test]
+    fn profiles_take_what_they_lack() {
+        let content = pe(&[b".linux", b".profile", b".cmdline", b".profile"]);
+        let uki = Uki::parse(&content).unwrap();
+        assert_eq!((uki.machine.as_str(), uki.signature, uki.profiles.len()), ("x86_64", Signature::Absent, 2));
+        assert!(uki.profiles.iter().all(|profile| profile[".linux"] == b".linux\0\0"));
+        assert_eq!(text(&uki.profiles[0], ".cmdline").unwrap(), Some(&b".cmdline"[..]));
+        assert_eq!(text(&uki.profiles[1], ".cmdline").unwrap(), None);
+    }
+
+    #[test]
+    fn more_than_any_uki_has_is_an_error() {
+        let parse =
+            |count, name: &[u8]| Uki::parse(&pe(&vec![name; count])).map(|_| ()).map_err(|error| error.to_string());
+        assert_eq!(parse(1024, b".x"), Ok(()));
+        assert_eq!(parse(1025, b".x"), Err("expected at most 1024 sections, found more".into()));
+        assert_eq!(parse(64, b".profile"), Ok(()));
+        assert_eq!(parse(65, b".profile"), Err("expected at most 64 profiles, found more".into()));
+        let long = vec![b'x'; MAX_TEXT + 1];
+        let error = text(&Sections::from([(".cmdline".into(), &long[..])]), ".cmdline").unwrap_err();
+        assert_eq!(error.to_string(), "section '.cmdline': expected text of at most 65536 bytes, found 65537");
+    }
+
+    #[test]
+    fn names_are_those_that_the_stub_sees() {
+        // In a table of strings behind the symbols, of which there are none, this would be another name.
+        let mut content = pe(&[b"/4"]);
+        let table = content.len() as u32;
+        content[64 + 12..64 + 16].copy_from_slice(&table.to_le_bytes());
+        content.extend([&11_u32.to_le_bytes()[..], b".linux\0"].concat());
+        let uki = Uki::parse(&content).unwrap();
+        assert_eq!(uki.profiles[0].keys().collect::<Vec<_>>(), ["/4"]);
     }
 }

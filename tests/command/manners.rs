@@ -26,6 +26,35 @@ fn usage_without_a_file() {
 }
 
 #[test]
+fn what_is_printed_of_a_name_is_printable() {
+    // Names that a shell may have made of a pattern: they turn the direction of writing around, hide something, or clear the
+    // screen. In each place that tells a name.
+    let hostile = "no\u{202e}\u{200b}\u{9b}2J\u{1b}[2J\nsuch";
+    let option = format!("--{hostile}");
+    for arguments in [
+        vec!["digest", hostile],
+        vec!["--json", "digest", hostile],
+        vec!["uki", hostile],
+        vec!["--json", "uki", hostile],
+        vec!["inspect", hostile],
+        vec!["karg", hostile],
+        vec!["verify", "--all", "--repo", hostile],
+        vec!["enable", hostile],
+        vec![&option],
+    ] {
+        let said = sealroot(&arguments);
+        let (out, err) = (said.out.replace('\n', ""), said.err.replace('\n', ""));
+        assert!(err.contains(r"no\u{202e}\u{200b}\u{9b}2J"), "{said:?}");
+        assert!(
+            !(out + &err).contains(|character: char| character.is_control() || "\u{202e}\u{200b}".contains(character))
+        );
+        if arguments != [&option] {
+            assert!(said.err.contains(r"\u{1b}[2J\nsuch"), "{said:?}");
+        }
+    }
+}
+
+#[test]
 fn verify_without_an_image() {
     let message = "sealroot verify: expected DIGEST or --all: this system does not run on a composefs image";
     fails(2, message, &["verify", "--repo", &GOLDEN.repository("sha512")]);

@@ -122,8 +122,9 @@ pub struct StatusArguments {}
 
 /// Tell what a unified kernel image would boot, before it is released or booted
 ///
-/// Yes means: it is signed, its command line names an image, its initramfs has sealroot with all its parts, and the
-/// policy in there requires verification. Of the signature nothing but its presence is looked at.
+/// Yes means: it is signed, its command line names an image, its initramfs has sealroot with all its parts, nothing
+/// there overrides or masks them, and the policy in there requires verification. Of the signature nothing but its presence
+/// is looked at.
 #[derive(Debug, clap::Args)]
 pub struct UkiArguments {
     /// The unified kernel image

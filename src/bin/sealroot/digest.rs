@@ -1,6 +1,6 @@
 //! `sealroot digest`: what the kernel would measure.
 
-use std::fmt::{self, Write};
+use std::fmt;
 use std::os::unix::ffi::OsStrExt;
 
 use miniserde::Serialize;
@@ -9,7 +9,7 @@ use sealroot::merkle::{self, Patience, Threads};
 
 use crate::arguments::DigestArguments;
 use crate::measure;
-use crate::output::{Answer, Failure, Finding, Paint, printable};
+use crate::output::{Answer, Failure, Finding, Page, Paint, printable};
 
 /// The digests of all files, in the order of the arguments.
 #[derive(Debug, Serialize)]
@@ -50,7 +50,7 @@ impl Finding for Digests {
         self.files.iter().filter_map(complaint).collect()
     }
 
-    fn write_text(&self, text: &mut String, _: Paint) -> fmt::Result {
+    fn write_text(&self, text: &mut Page, _: Paint) -> fmt::Result {
         let digest = |file: &FileDigest| file.digest.as_ref().map(|digest| format!("{digest} {}", file.path));
         self.files.iter().filter_map(digest).try_for_each(|line| writeln!(text, "{}:{line}", self.algorithm))
     }

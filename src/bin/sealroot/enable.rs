@@ -1,6 +1,6 @@
 //! `sealroot enable`: fs-verity for files that lack it.
 
-use std::fmt::{self, Write};
+use std::fmt;
 use std::fs::File;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
@@ -16,7 +16,7 @@ use sealroot::verify::filesystem_without_verity;
 
 use crate::arguments::EnableArguments;
 use crate::measure::{self, By, Measured};
-use crate::output::{Answer, Failure, Finding, Paint, printable};
+use crate::output::{Answer, Failure, Finding, Page, Paint, printable};
 use crate::{catalog, image_file, parallel};
 
 /// What was done.
@@ -137,7 +137,7 @@ impl Finding for Enabled {
         self.failed.iter().map(|FailedFile { path, error }| format!("'{path}': {error}")).collect()
     }
 
-    fn write_text(&self, text: &mut String, paint: Paint) -> fmt::Result {
+    fn write_text(&self, text: &mut Page, paint: Paint) -> fmt::Result {
         let Self { enabled, already, failed, ignored } = self;
         for name in ignored {
             writeln!(text, "ignored {name}: its name is no digest")?;

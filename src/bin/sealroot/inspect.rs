@@ -1,7 +1,7 @@
 //! `sealroot inspect`: what is in an image.
 
 use std::collections::BTreeMap;
-use std::fmt::{self, Write};
+use std::fmt;
 use std::path::{Component, Path};
 
 use miniserde::Serialize;
@@ -12,7 +12,7 @@ use crate::arguments::InspectArguments;
 use crate::entry::Entry;
 use crate::image_file::{self, ImageFile};
 use crate::measure::By;
-use crate::output::{Answer, Failure, Finding, Paint, printable};
+use crate::output::{Answer, Failure, Finding, Page, Paint, printable};
 
 /// An image.
 #[derive(Debug, Serialize)]
@@ -149,7 +149,7 @@ impl Finding for Inspection {
         Answer::Yes
     }
 
-    fn write_text(&self, text: &mut String, _: Paint) -> fmt::Result {
+    fn write_text(&self, text: &mut Page, _: Paint) -> fmt::Result {
         if let Some(entries) = &self.entries {
             return entries.iter().try_for_each(|entry| writeln!(text, "{}", entry.line()));
         }

@@ -1,6 +1,6 @@
 //! `sealroot karg`: what a kernel command line must say to boot an image.
 
-use std::fmt::{self, Write};
+use std::fmt;
 
 use miniserde::Serialize;
 use sealroot::cmdline::FormatVersion;
@@ -10,7 +10,7 @@ use sealroot::openings;
 use crate::arguments::KargArguments;
 use crate::image_file;
 use crate::measure::By;
-use crate::output::{Answer, Failure, Finding, Paint};
+use crate::output::{Answer, Failure, Finding, Page, Paint};
 
 /// The argument, and what it was made from.
 #[derive(Debug, Serialize)]
@@ -54,7 +54,7 @@ impl Finding for Karg {
         Answer::Yes
     }
 
-    fn write_text(&self, text: &mut String, _: Paint) -> fmt::Result {
+    fn write_text(&self, text: &mut Page, _: Paint) -> fmt::Result {
         writeln!(text, "{}", self.karg)
     }
 }

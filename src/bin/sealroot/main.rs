@@ -3,6 +3,7 @@
 mod arguments;
 mod booted;
 mod catalog;
+mod complete;
 mod digest;
 #[cfg(test)]
 mod documents;
@@ -13,6 +14,7 @@ mod inspect;
 mod karg;
 mod measure;
 mod output;
+mod overrides;
 mod parallel;
 mod probe;
 mod status;
@@ -27,7 +29,11 @@ use arguments::{Arguments, Command};
 use output::{Failure, Finding, Output};
 
 fn main() -> ExitCode {
-    let Arguments { json, command } = Arguments::parse();
+    let Arguments { json, command } = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) if error.use_stderr() => return output::misused(&error.render().to_string()),
+        Err(help) => help.exit(),
+    };
     let output = Output::new(json, command.name());
     let found = match command {
         Command::Digest(arguments) => boxed(digest::run(&arguments)),

@@ -2,7 +2,7 @@
 //!
 //! By trying it, on filesystem contexts that are mounted nowhere.
 
-use std::fmt::{self, Write};
+use std::fmt;
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
@@ -17,7 +17,7 @@ use sealroot::mount::table;
 use sealroot::verify::{self, filesystem_without_verity};
 
 use crate::arguments::{BOOTED_REPOSITORY, ProbeArguments};
-use crate::output::{Answer, Failure, Finding, Paint, printable};
+use crate::output::{Answer, Failure, Finding, Page, Paint, printable};
 
 /// What can be done here.
 #[derive(Debug, Serialize)]
@@ -144,7 +144,7 @@ impl Finding for Probe {
         Answer::if_so(self.features.iter().all(|feature| feature.found || !feature.needed))
     }
 
-    fn write_text(&self, text: &mut String, paint: Paint) -> fmt::Result {
+    fn write_text(&self, text: &mut Page, paint: Paint) -> fmt::Result {
         writeln!(text, "Linux {}", self.kernel)?;
         for Feature { feature, since, found, needed, without } in &self.features {
             let (found, note) = match (found, needed) {

@@ -1,6 +1,6 @@
 //! `sealroot status`: is the root of this system sealed, and with what?
 
-use std::fmt::{self, Write};
+use std::fmt;
 use std::fs;
 use std::path::Path;
 
@@ -15,7 +15,7 @@ use sealroot::policy::Verification;
 use sealroot::report::EarlierReport;
 
 use crate::booted;
-use crate::output::{Answer, Failure, Finding, Paint};
+use crate::output::{Answer, Failure, Finding, Page, Paint, printable};
 
 /// What may be mounted beside the sealed root.
 const BESIDE: [&str; 3] = ["/etc", "/var", "/sysroot"];
@@ -161,11 +161,11 @@ impl Finding for Status {
         Answer::if_so(self.sealed)
     }
 
-    fn write_text(&self, text: &mut String, paint: Paint) -> fmt::Result {
+    fn write_text(&self, text: &mut Page, paint: Paint) -> fmt::Result {
         let sealed = if self.sealed { paint.good("yes") } else { paint.bad("no") };
         writeln!(text, "sealed:      {sealed}")?;
         for problem in &self.problems {
-            writeln!(text, "             {problem}")?;
+            writeln!(text, "             {}", printable(problem.as_bytes()))?;
         }
         let none = || "none".to_owned();
         writeln!(text, "image:       {}", self.image.clone().unwrap_or_else(none))?;
@@ -176,7 +176,7 @@ impl Finding for Status {
         writeln!(text, "checked:     {}", self.check.clone().unwrap_or_else(none))?;
         writeln!(text, "secure boot: {}", self.secure_boot)?;
         for opening in &self.openings {
-            writeln!(text, "open:        {}", paint.bad(opening))?;
+            writeln!(text, "open:        {}", paint.bad(printable(opening.as_bytes())))?;
         }
         if let Some(booted::SetAside { count, folder, entries }) = &self.set_aside {
             writeln!(text, "set aside:   {} of /etc, in '{folder}'", paint.bad(count))?;
@@ -188,6 +188,7 @@ impl Finding for Status {
             }
         }
         for MountPoint { point, filesystem, source, flags, .. } in &self.not_sealed {
+            let source = printable(source.as_bytes());
             writeln!(text, "not sealed:  {point} ({filesystem} {source} {})", flags.join(","))?;
         }
         for Deployment { digest, booted } in &self.deployments {

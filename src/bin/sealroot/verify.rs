@@ -1,7 +1,7 @@
 //! `sealroot verify`: is everything there that the images of a repository need, and is it what it must be?
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::{self, Write};
+use std::fmt;
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd};
 
@@ -15,7 +15,7 @@ use sealroot::whole_file::WholeFiles;
 
 use crate::arguments::{Selection, VerifyArguments};
 use crate::measure::{By, Measured};
-use crate::output::{Answer, Failure, Finding, Paint, printable};
+use crate::output::{Answer, Failure, Finding, Page, Paint, printable};
 use crate::{booted, catalog, image_file, parallel};
 
 /// What was found in a repository.
@@ -236,7 +236,7 @@ impl Finding for Verification {
         self.unused_error.iter().map(|error| format!("unused objects: {error}")).collect()
     }
 
-    fn write_text(&self, text: &mut String, paint: Paint) -> fmt::Result {
+    fn write_text(&self, text: &mut Page, paint: Paint) -> fmt::Result {
         for ImageVerdict { image, format, measured, error } in &self.images {
             let format = format.as_deref().unwrap_or("image");
             match (error, measured) {

@@ -2,7 +2,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use sealroot::uki::initramfs::Initramfs;
+use sealroot::uki::initramfs::{Budget, Initramfs};
 use sealroot::uki::pe::Uki;
 use sealroot_fuzz::{bounded, check_message};
 
@@ -31,7 +31,7 @@ fuzz_target!(|content: &[u8]| {
 
 fn unpack(content: &[u8]) {
     // Names and contents are kept, and compressed ones are a thousand times as long.
-    let read = || Initramfs::read(content, &|path| path.starts_with('u'));
+    let read = || Initramfs::read(content, &mut Budget::for_input(content.len()), &|path| path.starts_with('u'));
     match bounded(content.len() + WINDOWS / 64, 64, read) {
         Ok(initramfs) => assert!(initramfs.paths().all(|path| initramfs.get(path).is_some())),
         Err(error) => check_message(&error),
