@@ -29,7 +29,8 @@ impl Kernel for TellsTheEnd {
     }
 
     fn before(&mut self, _: &Call) {
-        self.0.send(()).unwrap();
+        // After a while nobody listens any more.
+        let _ = self.0.send(());
     }
 }
 
