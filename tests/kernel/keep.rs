@@ -78,7 +78,7 @@ fn expect_set_aside(lab: &Lab, report: &Value, expected: &[(&str, &str)]) {
 
 fn expect_nothing_set_aside(run: &Run, report: &Value) {
     assert_eq!(report.get("set_aside"), None);
-    assert!(!run.log.iter().any(|line| line.contains("etc.keep")), "{run:?}");
+    assert!(!run.log.iter().any(|line| line.contains("set aside")), "{run:?}");
 }
 
 fn expect_content(path: &str, content: &str) {

@@ -64,12 +64,12 @@ pub fn command() -> Vec<Scenario> {
         .on_esp(wrong_uki, "EFI/wrong.efi")
         .limit(900)
         .judged(same_number_of_objects)
-        .must_be_on("native", "cli-status", &status("unsupported"))
-        .must_be_on("firmware", "cli-status", &status("enforced"))
+        .must_be_on("native", "cli-status", &status("unsupported", r#""writable-etc""#))
+        .must_be_on("firmware", "cli-status", &status("enforced", r#""writable-etc","stub-command-line""#))
         .must_be_on(
             "firmware",
             "cli-uki",
-            r#"0 ["yes",true,"v1 sha512:{digest}",[],[],"images/{digest}: measured by the kernel"]"#,
+            r#"0 ["yes",true,"v1 sha512:{digest}",["writable-etc","stub-command-line"],[],"images/{digest}: measured by the kernel"]"#,
         )
         .must_be_on(
             "firmware",
@@ -82,9 +82,9 @@ pub fn command() -> Vec<Scenario> {
     vec![scenario]
 }
 
-fn status(secure_boot: &str) -> String {
+fn status(secure_boot: &str, openings: &str) -> String {
     let places = r#"["/etc","/var","/sysroot"]"#;
-    format!(r#"0 [true,"sha512:{{digest}}","v1","image","{secure_boot}",false,[],[],{places},1]"#)
+    format!(r#"0 [true,"sha512:{{digest}}","v1","image","{secure_boot}",false,[],[{openings}],{places},1]"#)
 }
 
 /// However the repository is damaged, it is the same image with as many objects.
