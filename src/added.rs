@@ -1,7 +1,7 @@
 //! What the machine's set-up adds to a signed image: strings that boot stub, boot loader and PID 1 take without a signature.
 //!
-//! Looked for as bytes anywhere in the SMBIOS table and not by its structures: nothing that is wrong with those, and no
-//! difference between two readers of them, hides a string.
+//! Looked for as bytes anywhere in what the kernel shows of the SMBIOS table, and not by its structures: nothing that is wrong
+//! with those hides a string.
 //!
 //! Source: smbios-type-11(7), systemd.system-credentials(7).
 
@@ -13,8 +13,8 @@ use crate::names::names;
 const PREFIX: &[u8] = b"io.systemd.";
 /// How much of a string is shown, in bytes.
 const MAX_SHOWN: usize = 120;
-/// More are not told one by one.
-const MAX_FOUND: usize = 16;
+/// Of each kind, more are not told one by one.
+const MAX_OF_A_KIND: usize = 8;
 
 /// What a string adds, the worst first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -80,8 +80,7 @@ impl AddedString {
 
     /// A credential by its name, which comes from another place than the SMBIOS table.
     pub fn credential(place: &str, name: &[u8]) -> Self {
-        let name = name.get(..MAX_SHOWN).unwrap_or(name);
-        Self { addition: Addition::Credential, shown: format!("{place}{}", name.escape_ascii()) }
+        Self { addition: Addition::Credential, shown: format!("{place}{}", shortened(name)) }
     }
 
     fn new(addition: Addition, string: &[u8]) -> Self {
@@ -90,24 +89,28 @@ impl AddedString {
             Addition::Credential => string.split(|byte| *byte == b'=').next().unwrap_or_default(),
             Addition::CommandLine | Addition::BootEntry => string,
         };
-        let cut = shown.get(..MAX_SHOWN).unwrap_or(shown);
-        let rest = if cut.len() < shown.len() { "…" } else { "" };
-        Self { addition, shown: format!("{}{rest}", cut.escape_ascii()) }
+        Self { addition, shown: shortened(shown) }
     }
 }
 
-/// All strings in an SMBIOS table that add something, the first ones of many.
+/// Fit for a message.
+fn shortened(bytes: &[u8]) -> String {
+    let cut = bytes.get(..MAX_SHOWN).unwrap_or(bytes);
+    let rest = if cut.len() < bytes.len() { "…" } else { "" };
+    format!("{}{rest}", cut.escape_ascii())
+}
+
+/// All strings in an SMBIOS table that add something, of each kind the first ones of many.
 pub fn find(table: &[u8]) -> Vec<AddedString> {
-    let mut found = Vec::new();
+    let mut found: Vec<AddedString> = Vec::new();
     let mut rest = table;
     while let Some(at) = position(rest, PREFIX) {
         let string = rest.get(at..).unwrap_or_default();
         let string = string.split(|byte| *byte == 0).next().unwrap_or_default();
         let mut length = PREFIX.len();
         if let Some(addition) = string.get(length..).and_then(Addition::of) {
-            found.push(AddedString::new(addition, string));
-            if found.len() == MAX_FOUND {
-                break;
+            if found.iter().filter(|known| known.addition == addition).count() < MAX_OF_A_KIND {
+                found.push(AddedString::new(addition, string));
             }
             // What stands in a value is no string of its own.
             length = string.len();
@@ -183,10 +186,14 @@ mod tests {
     fn many_and_long_ones_are_cut() {
         let long = format!("io.systemd.stub.kernel-cmdline-extra={}\0", "\u{1b}".repeat(5000));
         let found = find(long.repeat(40).as_bytes());
-        assert_eq!(found.len(), MAX_FOUND);
+        assert_eq!(found.len(), MAX_OF_A_KIND);
         assert!(
             found.iter().all(|string| string.to_string().len() < 5 * MAX_SHOWN && string.to_string().ends_with('…'))
         );
         assert_eq!(AddedString::credential("fw_cfg:", b"a\n").to_string(), "fw_cfg:a\\n");
+        assert!(AddedString::credential("fw_cfg:", &[b'a'; 200]).to_string().ends_with('…'));
+        // However many there are of another kind.
+        let table = "io.systemd.credential:a=\0".repeat(40) + "io.systemd.stub.kernel-cmdline-extra=x\0";
+        assert!(find(table.as_bytes()).iter().any(|string| string.addition() == Addition::CommandLine));
     }
 }

@@ -38,7 +38,7 @@ pub const IN_PLACE: &str = "sealed root in place";
 /// The start of the line that says that a root is in place that nobody verifies.
 pub const UNVERIFIED: &str = "UNVERIFIED root in place";
 
-/// systemd ends a generator after 90 s, and goes on without it.
+/// How long the reason stays on the screen before systemd has started anything: it gives its generators 90 s.
 const GENERATOR_TIME: Duration = Duration::from_secs(30);
 /// How long the disk may take before the reason is said.
 const DETACH_TIME: Duration = Duration::from_secs(5);
@@ -125,7 +125,7 @@ pub fn early(sysroot: &Path) -> Result<(), BootError> {
     if !Path::new(INITRD_RELEASE).exists() {
         return Ok(());
     }
-    look_early().inspect_err(|error| refuse_within(GENERATOR_TIME, sysroot, &mut Report::default(), error))
+    look_early().inspect_err(|error| refuse_at(Moment::Early, sysroot, &mut Report::default(), error))
 }
 
 /// `gate`: looks whether what stands at `sysroot` is still what `mount` left there.
@@ -155,10 +155,11 @@ pub fn refused(sysroot: &Path) -> BootError {
 }
 
 fn look_early() -> Result<(), BootError> {
-    // What is wrong with them, the boot program says.
-    let Ok((ours, theirs)) = inputs::configs() else { return Ok(()) };
-    let settings = Settings::resolve(ours, theirs, &CommandLine::split(b""));
-    policy::judge_added(&settings, &added(&settings)?).at(Stage::Ask)
+    // What is wrong with them, the boot program says. Meanwhile the strict defaults hold.
+    let (ours, theirs) = inputs::configs().unwrap_or_default();
+    let command_line = inputs::command_line().at(Stage::Ask)?;
+    let settings = Settings::resolve(ours, theirs, &command_line);
+    policy::judge_added(&command_line, &settings, &added(&settings)?).at(Stage::Ask)
 }
 
 fn mount_sealed(sysroot: &Path, report: &mut Report) -> Result<(), BootError> {
@@ -367,11 +368,20 @@ fn warn_of_openings(openings: &[Opening]) {
 /// Takes away what could be booted, leaves the reason where it will be looked for, and does what is to follow. Where the
 /// machine is to stop this does not come back.
 fn refuse(sysroot: &Path, report: &mut Report, error: &BootError) {
-    refuse_within(Duration::MAX, sysroot, report, error);
+    refuse_at(Moment::Late, sysroot, report, error);
 }
 
-/// The same by a program that is ended soon: the reason stays on the screen no longer than this.
-fn refuse_within(longest: Duration, sysroot: &Path, report: &mut Report, error: &BootError) {
+/// When a boot is refused.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Moment {
+    /// By a generator, which systemd waits for only so long, and whose exit status it ignores.
+    Early,
+    /// By a unit.
+    Late,
+}
+
+/// The same at a certain moment.
+fn refuse_at(moment: Moment, sysroot: &Path, report: &mut Report, error: &BootError) {
     let reason = chain(error);
     detach(sysroot);
     log::error!("{REFUSED}: {reason}");
@@ -380,11 +390,19 @@ fn refuse_within(longest: Duration, sysroot: &Path, report: &mut Report, error: 
         OnFailure::Auto => known(Firmware::open().and_then(|firmware| firmware.boot_entry())).flatten(),
         _ => None,
     };
-    let action = policy::after_refusal(on_failure, entry.as_ref().map(BootEntry::tries));
+    let (mut action, mut delay) =
+        (policy::after_refusal(on_failure, entry.as_ref().map(BootEntry::tries)), Duration::from_secs(delay.into()));
+    if moment == Moment::Early {
+        delay = delay.min(GENERATOR_TIME);
+        // An emergency mode on a command line that nobody signed is none: its shell may be what was asked for.
+        if action == Action::Emergency {
+            action = Action::Halt;
+        }
+    }
     report.refused(&reason, action);
     // The first refusal of a boot is the one whose report stays. It was said loud enough, and had its time on the screen.
     let repeated = matches!(error.reason.downcast_ref(), Some(Refusal::Before { .. }));
-    let delay = if repeated { Duration::ZERO } else { Duration::from_secs(delay.into()).min(longest) };
+    let delay = if repeated { Duration::ZERO } else { delay };
     if !repeated {
         if let Err(error) = report.write() {
             log::error!("{}", chain(&error));

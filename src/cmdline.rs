@@ -53,6 +53,11 @@ impl CommandLine {
             .map(|argument| argument.value.as_deref())
     }
 
+    /// The keys of all arguments, in order.
+    pub fn keys(&self) -> impl Iterator<Item = &[u8]> {
+        self.0.iter().map(|argument| argument.key.as_slice())
+    }
+
     /// The value of the last argument with this key that has one, which is the one that systemd uses.
     pub fn last_value<'a>(&'a self, key: &'a str) -> Option<&'a [u8]> {
         self.values(key).flatten().next_back()

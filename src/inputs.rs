@@ -151,10 +151,15 @@ impl Firmware {
     }
 }
 
-/// What the machine's set-up adds to the signed image; nothing where there is no SMBIOS.
+/// What the machine's set-up adds to the signed image; nothing where there is no SMBIOS. That a PC with UEFI has none is an
+/// error.
 pub fn added() -> Result<Vec<AddedString>, InputError> {
-    let table = read_optional(CWD, SMBIOS_TABLE, OFlags::empty(), MAX_TABLE)?.unwrap_or_default();
-    let mut found = added::find(&table);
+    let table = read_optional(CWD, SMBIOS_TABLE, OFlags::empty(), MAX_TABLE)?;
+    // Each PC with UEFI has one: it is hidden.
+    if table.is_none() && cfg!(target_arch = "x86_64") && Path::new(EFI).exists() {
+        return Err(read_error(SMBIOS_TABLE, Errno::NOENT.into()));
+    }
+    let mut found = added::find(&table.unwrap_or_default());
     match std::fs::read_dir(FW_CFG_CREDENTIALS) {
         Err(reason) if reason.kind() == io::ErrorKind::NotFound => {}
         Err(reason) => return Err(read_error(FW_CFG_CREDENTIALS, reason)),

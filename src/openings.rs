@@ -1,9 +1,10 @@
-//! What a boot leaves open that sealroot cannot close by itself (the README's "What is not protected"): command line, boot stub,
+//! What a boot leaves open that sealroot cannot close by itself (SECURITY.md): command line, boot stub,
 //! configuration.
 
 use crate::cmdline::CommandLine;
 use crate::config::{FirmwareStrings, StateMount};
 use crate::firmware::{Lockdown, SecureBoot};
+use crate::keep::KeepList;
 use crate::names::names;
 use crate::policy::Settings;
 use crate::stub::{Extra, Stub};
@@ -36,7 +37,7 @@ pub enum Opening {
     /// Strings of the machine's set-up that add to what was signed are only reported.
     FirmwareStrings,
     /// The boot stub puts an SMBIOS string behind the signed command line. The boot program refuses such a string, unless
-    /// `rdinit=` in it has the kernel start something else.
+    /// `rdinit=` in it has the kernel start something else, or a variable in it has PID 1 load code or run no generator.
     StubCommandLine,
     /// The boot stub adds a boot loader's initramfs to the signed one.
     StubInitrd,
@@ -165,6 +166,25 @@ const UNITS: [&str; 22] = [
 /// Programs that are a shell when `init=` names them.
 const SHELL_PROGRAMS: [&str; 6] = ["sh", "bash", "dash", "zsh", "busybox", "ash"];
 
+/// Variables of PID 1's environment, which the kernel makes of arguments that it does not know.
+const ENVIRONMENT: [&str; 3] = ["LD_", "SYSTEMD_", "GLIBC_"];
+/// What PID 1 or each program takes for code or for what to start, in /etc.
+const CODE: [&str; 5] = ["ld.so.preload", "ld.so.conf", "ld.so.cache", "profile", "environment"];
+const FOLDERS_OF_CODE: [&str; 12] = [
+    "systemd/system",
+    "systemd/user",
+    "systemd/system-generators",
+    "pam.d",
+    "ld.so.conf.d",
+    "profile.d",
+    "udev/rules.d",
+    "modprobe.d",
+    "init.d",
+    "cron.d",
+    "tmpfiles.d",
+    "NetworkManager/dispatcher.d",
+];
+
 /// The openings of a boot, in the order of [`Opening`].
 pub fn find(boot: &Boot<'_>) -> Vec<Opening> {
     let Boot { command_line, settings, lockdown, secure_boot, stub, filesystem } = *boot;
@@ -186,12 +206,12 @@ pub fn find(boot: &Boot<'_>) -> Vec<Opening> {
             Opening::Hibernation,
             !(asked.is_bare("noresume") || asked.is_bare("nohibernate") || lockdown == Lockdown::Active),
         ),
-        (Opening::ExtraUnits, UNITS.iter().any(|key| asked.is_on(key))),
+        (Opening::ExtraUnits, UNITS.iter().any(|key| asked.is_on(key)) || asked.sets_environment()),
         (Opening::Extensions, (etc_persists || var_persists) && !asked.masks_extensions()),
         (Opening::OtherPartitions, !asked.is_off("systemd.gpt_auto")),
         (Opening::FactoryReset, !asked.is_off("systemd.factory_reset")),
         (Opening::DiskErrors, filesystem == PhysicalFilesystem::MayBeExt4 && !asked.survives_disk_errors()),
-        (Opening::WritableEtc, etc_persists && settings.etc_keep.value().is_none()),
+        (Opening::WritableEtc, etc_persists && settings.etc_keep.value().as_ref().is_none_or(keeps_code)),
         (Opening::FirmwareStrings, *settings.firmware_strings.value() == FirmwareStrings::Report),
         (Opening::StubCommandLine, adds(Extra::CommandLine)),
         (Opening::StubInitrd, adds(Extra::Initrd)),
@@ -200,6 +220,12 @@ pub fn find(boot: &Boot<'_>) -> Vec<Opening> {
     .into_iter()
     .filter_map(|(opening, open)| open.then_some(opening))
     .collect()
+}
+
+/// Whether a list lets files be that have something run.
+fn keeps_code(list: &KeepList) -> bool {
+    CODE.iter().any(|file| list.matches(file.as_bytes()))
+        || FOLDERS_OF_CODE.iter().any(|folder| list.may_match_below(folder.as_bytes()))
 }
 
 /// The command line, with systemd's and dracut's readings of it.
@@ -230,6 +256,11 @@ impl Asked<'_> {
         // systemd takes it for its own where it has no value.
         let emergency = ["rd.emergency", "emergency", "rescue", "single"].iter().any(|key| self.is_bare(key));
         !closed || init_is_shell || emergency || SHELLS.iter().any(|key| self.is_on(key))
+    }
+
+    fn sets_environment(&self) -> bool {
+        let known = "SYSTEMD_SULOGIN_FORCE".as_bytes();
+        self.0.keys().any(|key| key != known && ENVIRONMENT.iter().any(|start| key.starts_with(start.as_bytes())))
     }
 
     fn masks_extensions(&self) -> bool {
@@ -329,6 +360,8 @@ mod tests {
             ("", "mount.usr=/dev/sdb", ExtraUnits),
             ("", "rd.overlay", ExtraUnits),
             ("", "ignition.platform.id=qemu", ExtraUnits),
+            ("", "LD_PRELOAD=/x.so", ExtraUnits),
+            ("", "SYSTEMD_GENERATOR_PATH=/x", ExtraUnits),
             ("systemd.mask=systemd-sysext.service", "", Extensions),
             ("systemd.mask=systemd-confext.service", "", Extensions),
             ("systemd.gpt_auto=no", "", OtherPartitions),
@@ -361,6 +394,13 @@ mod tests {
     fn what_no_argument_closes() {
         assert_eq!(openings(&sealed(), ""), [Opening::WritableEtc]);
         assert_eq!(openings(&sealed(), "[etc]\nmount = \"bind\"\n"), [Opening::WritableEtc]);
+        for list in
+            ["\"*\", \"*/**\"", "\"ld.so.*\"", "\"systemd/**\"", "\"systemd/system/a.service\"", "\"*/rules.d/**\""]
+        {
+            assert_eq!(openings(&sealed(), &format!("[etc]\nkeep = [{list}]\n")), [Opening::WritableEtc], "{list}");
+        }
+        let harmless = "[etc]\nkeep = [\"machine-id\", \"ssh/ssh_host_*\", \"NetworkManager/system-connections/**\"]\n";
+        assert_eq!(openings(&sealed(), harmless), []);
         let reported = format!("{KEEP}[policy]\nfirmware-strings = \"report\"\n");
         assert_eq!(openings(&sealed(), &reported), [Opening::FirmwareStrings]);
     }

@@ -18,6 +18,9 @@ use crate::names::names;
 /// How often a boot entry without tries left is started before a restart is given up.
 const MAX_EXHAUSTED_TRIES: u32 = 10;
 
+/// Arguments with which the kernel has no SMBIOS table, or no EFI variables, to show.
+const HIDING_KARGS: [&str; 2] = ["initcall_blacklist", "noefi"];
+
 /// Where a setting's value came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Origin {
@@ -201,7 +204,7 @@ pub enum PolicyError {
     CommandLine(#[from] CmdlineError),
     /// A string of the machine's set-up changes what was signed.
     #[error(
-        "SMBIOS: expected no string that {} (policy.firmware-strings = \"refuse\"), found '{found}'",
+        "machine set-up: expected no string that {} (policy.firmware-strings = \"refuse\"), found '{found}'",
         addition.description()
     )]
     FirmwareString {
@@ -209,6 +212,15 @@ pub enum PolicyError {
         addition: Addition,
         /// The string.
         found: String,
+    },
+    /// An argument that keeps the kernel from telling what the machine's set-up is: an appended one could hide itself so.
+    #[error(
+        "kernel command line: expected nothing that hides the machine's set-up (policy.firmware-strings = \"refuse\"), \
+         found '{karg}'"
+    )]
+    HidingKarg {
+        /// Its key.
+        karg: &'static str,
     },
     /// No karg.
     #[error("kernel command line: expected a karg 'composefs.digest' or 'composefs', found neither")]
@@ -256,7 +268,11 @@ pub enum PolicyError {
 }
 
 /// Decides about what the machine's set-up adds to the signed image: whether what is asked by now is what was signed.
-pub fn judge_added(settings: &Settings, added: &[AddedString]) -> Result<(), PolicyError> {
+pub fn judge_added(command_line: &CommandLine, settings: &Settings, added: &[AddedString]) -> Result<(), PolicyError> {
+    let hiding = HIDING_KARGS.into_iter().find(|key| command_line.values(key).next().is_some());
+    if let (FirmwareStrings::Refuse, Some(karg)) = (settings.firmware_strings.value, hiding) {
+        return Err(PolicyError::HidingKarg { karg });
+    }
     match (settings.firmware_strings.value, added.iter().min_by_key(|string| string.addition())) {
         (FirmwareStrings::Refuse, Some(string)) => {
             Err(PolicyError::FirmwareString { addition: string.addition(), found: string.to_string() })
@@ -272,7 +288,7 @@ pub fn decide(
     secure_boot: SecureBoot,
     added: &[AddedString],
 ) -> Result<Decision, PolicyError> {
-    judge_added(&settings, added)?;
+    judge_added(command_line, &settings, added)?;
     if settings.secure_boot.value == SecureBootPolicy::Require && secure_boot != SecureBoot::Enforced {
         return Err(PolicyError::SecureBoot { found: secure_boot });
     }
@@ -395,13 +411,22 @@ mod tests {
         // The worst of them is named.
         assert_eq!(
             decide("", &added).unwrap_err(),
-            "SMBIOS: expected no string that adds to the kernel command line (policy.firmware-strings = \"refuse\"), \
+            "machine set-up: expected no string that adds to the kernel command line (policy.firmware-strings = \"refuse\"), \
              found 'io.systemd.stub.kernel-cmdline-extra=rd.break'"
         );
         assert!(decide("", added.get(..1).unwrap()).unwrap_err().contains("that passes a credential to PID 1"));
         assert!(decide("", added.get(2..).unwrap()).unwrap_err().contains("that adds a boot entry"));
         assert!(decide("[policy]\nfirmware-strings = \"report\"\n", &added).is_ok());
         assert!(decide("", &[]).is_ok());
+        for (karg, key) in [("initcall_blacklist=dmi_init", "initcall_blacklist"), ("noefi", "noefi")] {
+            let line = format!("{DIGEST} {karg}");
+            let expected = format!(
+                "kernel command line: expected nothing that hides the machine's set-up (policy.firmware-strings = \
+                 \"refuse\"), found '{key}'"
+            );
+            assert_eq!(decided(&line, "", SecureBoot::Enforced).unwrap_err(), expected);
+            assert!(decided(&line, "[policy]\nfirmware-strings = \"report\"\n", SecureBoot::Enforced).is_ok());
+        }
     }
 
     #[test]

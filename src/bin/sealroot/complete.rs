@@ -3,6 +3,7 @@
 use sealroot::config::{SEALROOT_TOML, SETUP_ROOT_CONF_TOML};
 use sealroot::uki::initramfs::{Content, Initramfs};
 
+use crate::output::printable;
 use crate::overrides;
 
 /// The boot program, in the initramfs.
@@ -73,6 +74,18 @@ pub fn problems(initramfs: &Initramfs) -> Vec<String> {
     problems
 }
 
+/// What a section `.ucode` holds beside microcode. The stub puts it in front of the initramfs, where it would add files to that.
+pub fn beside_microcode(files: &Initramfs) -> Option<String> {
+    const PLACE: &str = "kernel/x86/microcode";
+    let is_microcode = |path: &str| {
+        path.strip_prefix(PLACE)
+            .or(PLACE.strip_prefix(path))
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    };
+    let other = files.paths().find(|path| !path.is_empty() && !is_microcode(path))?;
+    Some(format!("'.ucode': expected microcode alone, found '/{}'", printable(other.as_bytes())))
+}
+
 /// Whether a module is there, or is in the kernel by the word of the list that comes with the modules.
 fn has_module(initramfs: &Initramfs, module: &str) -> bool {
     let is_it = |path: &str| {
@@ -119,6 +132,17 @@ pub mod archive {
 mod tests {
     use super::archive::{LINK, REGULAR, entry, unpacked};
     use super::*;
+
+    #[test]
+    fn what_comes_with_microcode() {
+        let found = |path: &str| super::beside_microcode(&unpacked(&entry(path, REGULAR, "x")));
+        for path in ["kernel", "kernel/x86/microcode", "kernel/x86/microcode/GenuineIntel.bin"] {
+            assert_eq!(found(path), None, "{path}");
+        }
+        for path in ["etc/systemd/system/sealroot.service", "kernel/x86/microcode2", "kern", "kernel/x86/micro"] {
+            assert_eq!(found(path).unwrap(), format!("'.ucode': expected microcode alone, found '/{path}'"));
+        }
+    }
 
     #[test]
     fn modules() {

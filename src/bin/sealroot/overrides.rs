@@ -25,6 +25,14 @@ const DIRECTORIES: [&str; 13] = [
     "lib/systemd/system",
     "run/systemd/generator.late",
 ];
+/// Where systemd looks for generators, likewise.
+const GENERATORS: [&str; 5] = [
+    "run/systemd/system-generators",
+    "etc/systemd/system-generators",
+    "usr/local/lib/systemd/system-generators",
+    "usr/lib/systemd/system-generators",
+    "lib/systemd/system-generators",
+];
 /// Ours.
 const OURS: [&str; 3] = ["sealroot.service", "sealroot-guard.service", "sealroot-refused.service"];
 /// Those of systemd that ours hang on.
@@ -66,7 +74,9 @@ fn problem(path: &str, content: &Content, drop_ins: &BTreeSet<String>) -> Option
     let masked =
         |unit| Some(format!("initramfs: unit '{unit}': expected it to be used, found it masked by '/{shown}'"));
     let is_link = matches!(content, Content::Link(_));
-    if is_other_generator(path) || is_link && DIRECTORIES.iter().any(|directory| leads_to(path, directory)) {
+    if is_other_generator(path)
+        || is_link && DIRECTORIES.iter().chain(&GENERATORS).any(|directory| leads_to(path, directory))
+    {
         return overriding();
     }
     let (directory, rest) = in_directory(path)?;

@@ -61,7 +61,13 @@ pub fn run(arguments: &UkiArguments) -> Result<UkiVerdict, Failure> {
     for sections in &uki.profiles {
         let initrd = required(sections, ".initrd").map_err(failed)?;
         required(sections, ".linux").map_err(failed)?;
-        profiles.push(judge(sections, unpacked.get(initrd), arguments.repository.as_deref()).map_err(failed)?);
+        let more = sections.get(".ucode").and_then(|microcode| match unpacked.get(microcode) {
+            Ok(files) => complete::beside_microcode(files),
+            Err(error) => Some(format!("'.ucode': {error}")),
+        });
+        let mut verdict = judge(sections, unpacked.get(initrd), arguments.repository.as_deref()).map_err(failed)?;
+        verdict.problems.extend(more);
+        profiles.push(verdict);
     }
     Ok(UkiVerdict {
         machine: uki.machine,
@@ -193,7 +199,7 @@ fn decide(
 /// that no builder adds.
 fn has_smbios_name(sections: &Sections<'_>) -> bool {
     const NAME: &[u8] = b"io.systemd.stub.kernel-cmdline-extra";
-    let added = [".linux", ".initrd", ".ucode", ".splash", ".dtb"];
+    let added = [".linux", ".initrd", ".ucode", ".splash", ".dtb", ".dtbauto", ".hwids", ".efifw"];
     // No stub is near that large, in bytes: what is, has the name.
     const MAX_STUB: usize = 1 << 20;
     let own = sections.iter().filter(|(name, _)| !added.contains(&name.as_str()));

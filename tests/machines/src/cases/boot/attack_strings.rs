@@ -5,7 +5,7 @@ use super::expect::Expected;
 use super::scenario::{Scenario, case};
 
 const EXTRA: &str = "io.systemd.stub.kernel-cmdline-extra";
-const ADDS: &str = "ask: SMBIOS: expected no string that adds to the kernel command line (policy.firmware-strings = \"refuse\"), found";
+const ADDS: &str = "ask: machine set-up: expected no string that adds to the kernel command line (policy.firmware-strings = \"refuse\"), found";
 const REPORTED: &str = "firmware-strings = \"report\"";
 const SHELL: &str = r"sh-[0-9.]+# $";
 
@@ -26,9 +26,16 @@ pub fn all() -> Vec<Scenario> {
             .firmware_only()
             .refused_drop_in("sealroot.service", "[Unit]\n")
             .refused(
-                "ask: SMBIOS: expected no string that passes a credential to PID 1 (policy.firmware-strings = \"refuse\"), \
+                "ask: machine set-up: expected no string that passes a credential to PID 1 (policy.firmware-strings = \"refuse\"), \
                  found 'io.systemd.credential.binary:systemd.unit-dropin.sealroot.service~zz'",
             ),
+        with("string_that_hides_itself", "initcall_blacklist=dmi_init rd.break=pre-mount").refused(
+            "ask: kernel command line: expected nothing that hides the machine's set-up (policy.firmware-strings = \"refuse\"), \
+             found 'initcall_blacklist'",
+        ),
+        with("command_line_appended_before_emergency_mode", "rd.systemd.debug_shell")
+            .policy("on-failure = \"emergency\"")
+            .refused(&format!("{ADDS} '{EXTRA}=rd.systemd.debug_shell'")),
         // A config that lets strings be does not let a second digest be.
         with("second_digest_by_a_string", "composefs={SHA512_V2}")
             .policy(REPORTED)
