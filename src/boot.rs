@@ -159,7 +159,7 @@ fn look_early() -> Result<(), BootError> {
     let (ours, theirs) = inputs::configs().unwrap_or_default();
     let command_line = inputs::command_line().at(Stage::Ask)?;
     let settings = Settings::resolve(ours, theirs, &command_line);
-    policy::judge_added(&command_line, &settings, &added(&settings)?).at(Stage::Ask)
+    policy::judge_added(&settings, &added(&command_line, &settings)?).at(Stage::Ask)
 }
 
 fn mount_sealed(sysroot: &Path, report: &mut Report) -> Result<(), BootError> {
@@ -182,7 +182,7 @@ fn mount_sealed(sysroot: &Path, report: &mut Report) -> Result<(), BootError> {
     let settings = Settings::resolve(ours, theirs, &command_line);
     let firmware = known(Firmware::open());
     let secure_boot = secure_boot(firmware.as_ref());
-    let added = added(&settings)?;
+    let added = added(&command_line, &settings)?;
     let stub = firmware.and_then(|firmware| known(firmware.stub()).flatten());
     let open = openings::find(&Boot {
         command_line: &command_line,
@@ -335,12 +335,13 @@ fn decide_again() -> Result<Decision, BootError> {
     let command_line = inputs::command_line().at(Stage::Gate)?;
     let (ours, theirs) = inputs::configs().at(Stage::Gate)?;
     let settings = Settings::resolve(ours, theirs, &command_line);
-    let added = added(&settings)?;
+    let added = added(&command_line, &settings)?;
     policy::decide(&command_line, settings, secure_boot(known(Firmware::open()).as_ref()), &added).at(Stage::Gate)
 }
 
 /// What the machine's set-up adds. Where that is a refusal, so is what cannot be read.
-fn added(settings: &Settings) -> Result<Vec<AddedString>, BootError> {
+fn added(command_line: &CommandLine, settings: &Settings) -> Result<Vec<AddedString>, BootError> {
+    policy::judge_hiding(command_line, settings).at(Stage::Ask)?;
     match settings.firmware_strings.value() {
         FirmwareStrings::Refuse => inputs::added().at(Stage::Ask),
         FirmwareStrings::Report => Ok(known(inputs::added()).unwrap_or_default()),

@@ -268,15 +268,20 @@ pub enum PolicyError {
 }
 
 /// Decides about what the machine's set-up adds to the signed image: whether what is asked by now is what was signed.
-pub fn judge_added(command_line: &CommandLine, settings: &Settings, added: &[AddedString]) -> Result<(), PolicyError> {
-    let hiding = HIDING_KARGS.into_iter().find(|key| command_line.values(key).next().is_some());
-    if let (FirmwareStrings::Refuse, Some(karg)) = (settings.firmware_strings.value, hiding) {
-        return Err(PolicyError::HidingKarg { karg });
-    }
+pub fn judge_added(settings: &Settings, added: &[AddedString]) -> Result<(), PolicyError> {
     match (settings.firmware_strings.value, added.iter().min_by_key(|string| string.addition())) {
         (FirmwareStrings::Refuse, Some(string)) => {
             Err(PolicyError::FirmwareString { addition: string.addition(), found: string.to_string() })
         }
+        (FirmwareStrings::Refuse, None) | (FirmwareStrings::Report, _) => Ok(()),
+    }
+}
+
+/// Decides whether what the machine's set-up adds can be seen at all.
+pub fn judge_hiding(command_line: &CommandLine, settings: &Settings) -> Result<(), PolicyError> {
+    let hiding = HIDING_KARGS.into_iter().find(|key| command_line.values(key).next().is_some());
+    match (settings.firmware_strings.value, hiding) {
+        (FirmwareStrings::Refuse, Some(karg)) => Err(PolicyError::HidingKarg { karg }),
         (FirmwareStrings::Refuse, None) | (FirmwareStrings::Report, _) => Ok(()),
     }
 }
@@ -288,7 +293,8 @@ pub fn decide(
     secure_boot: SecureBoot,
     added: &[AddedString],
 ) -> Result<Decision, PolicyError> {
-    judge_added(command_line, &settings, added)?;
+    judge_hiding(command_line, &settings)?;
+    judge_added(&settings, added)?;
     if settings.secure_boot.value == SecureBootPolicy::Require && secure_boot != SecureBoot::Enforced {
         return Err(PolicyError::SecureBoot { found: secure_boot });
     }

@@ -44,9 +44,9 @@ pub fn all() -> Vec<Scenario> {
                 "ask: kernel command line: expected one image (policy.alternatives = \"refuse\"), found v1 sha512:{digest} \
                  and v2 sha512:{SHA512_V2}",
             ),
-        with("string_reported", "quiet=appended")
+        with("string_reported", "some=appended")
             .policy(REPORTED)
-            .must("report", &format!(r#".*"firmware_strings":\["{EXTRA}=quiet=appended"\].*"#)),
+            .must("report", &format!(r#".*"firmware_strings":\["{EXTRA}=some=appended"\].*"#)),
         // The kernel starts it in the place of PID 1: no program of the initramfs has a say.
         with("rdinit_appended", "rdinit=/bin/sh").comes(Expected::Shell(SHELL)),
     ]
