@@ -258,6 +258,7 @@ fn ends_for_good(line: &str) -> ControlFlow<()> {
         "No bootable option",
         "Kernel panic",
         "sh-5.2# ",
+        "job control turned off",
     ];
     if ends.iter().any(|end| line.contains(end)) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
 }
