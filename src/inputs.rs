@@ -72,6 +72,9 @@ pub enum InputError {
     /// An EFI variable is wrong.
     #[error(transparent)]
     Firmware(#[from] FirmwareError),
+    /// The SMBIOS table is hidden.
+    #[error("'{SMBIOS_TABLE}': expected the SMBIOS table of a PC with UEFI, found none")]
+    NoTable,
     /// EFI variables cannot be mounted.
     #[error("EFI variables")]
     Efivarfs(#[source] FsError),
@@ -157,7 +160,7 @@ pub fn added() -> Result<Vec<AddedString>, InputError> {
     let table = read_optional(CWD, SMBIOS_TABLE, OFlags::empty(), MAX_TABLE)?;
     // Each PC with UEFI has one: it is hidden.
     if table.is_none() && cfg!(target_arch = "x86_64") && Path::new(EFI).exists() {
-        return Err(read_error(SMBIOS_TABLE, Errno::NOENT.into()));
+        return Err(InputError::NoTable);
     }
     let mut found = added::find(&table.unwrap_or_default());
     match std::fs::read_dir(FW_CFG_CREDENTIALS) {

@@ -297,17 +297,22 @@ mod tests {
         Settings::resolve(config, Config::default(), &CommandLine::default())
     }
 
-    /// Of a command line, and of a boot that is otherwise closed.
-    fn openings(line: &str, config: &str) -> Vec<Opening> {
-        let (command_line, settings) = (CommandLine::split(line.as_bytes()), settings(config));
-        find(&Boot {
-            command_line: &command_line,
-            settings: &settings,
+    /// A boot that is closed but for command line and settings.
+    fn boot<'a>(command_line: &'a CommandLine, settings: &'a Settings) -> Boot<'a> {
+        Boot {
+            command_line,
+            settings,
             lockdown: Lockdown::None,
             secure_boot: SecureBoot::Enforced,
             stub: Some(Stub::Systemd(253)),
             filesystem: PhysicalFilesystem::MayBeExt4,
-        })
+        }
+    }
+
+    /// Of a command line and a configuration alone.
+    fn openings(line: &str, config: &str) -> Vec<Opening> {
+        let (command_line, settings) = (CommandLine::split(line.as_bytes()), settings(config));
+        find(&boot(&command_line, &settings))
     }
 
     const KEEP: &str = "[etc]\nkeep = []\n";
@@ -411,14 +416,7 @@ mod tests {
         let settings = settings(KEEP);
         let found = |line: &str, change: fn(&mut Boot<'_>)| {
             let command_line = CommandLine::split(line.as_bytes());
-            let mut boot = Boot {
-                command_line: &command_line,
-                settings: &settings,
-                lockdown: Lockdown::None,
-                secure_boot: SecureBoot::Enforced,
-                stub: Some(Stub::Systemd(253)),
-                filesystem: PhysicalFilesystem::MayBeExt4,
-            };
+            let mut boot = boot(&command_line, &settings);
             change(&mut boot);
             find(&boot)
         };

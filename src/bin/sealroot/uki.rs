@@ -110,7 +110,7 @@ impl<'a> Unpacked<'a> {
         match self.read.get(index) {
             Some((_, Ok(initramfs))) => Ok(initramfs),
             Some((_, Err(error))) => Err(error),
-            None => Err(""),
+            None => Err("initramfs: expected to have been read, found none"),
         }
     }
 }
