@@ -5,6 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use rustix::fs::{Mode, OFlags};
 use thiserror::Error;
 
 use crate::added::AddedString;
@@ -14,6 +15,7 @@ use crate::config::{Check, Config, FirmwareStrings, OnFailure};
 use crate::firmware::{BootEntry, SecureBoot};
 use crate::image::{self, ReadAhead};
 use crate::inputs::{self, Firmware, InputError};
+use crate::manifest::{self, MANIFEST};
 use crate::mount::KernelFeatures;
 use crate::mount::root::PhysicalRoot;
 use crate::mount::workbench::{Need, Workbench};
@@ -82,6 +84,8 @@ enum Refusal {
     NotSealed { found: &'static str },
     #[error("expected a verdict, found none: the boot program was killed, or the physical root was never mounted")]
     NoVerdict,
+    #[error("initramfs: expected it to be compared with '{MANIFEST}' before any unit, found that it was not")]
+    NotCompared,
 }
 
 /// Names the stage of an error.
@@ -116,8 +120,8 @@ pub fn mount(sysroot: &Path) -> Result<(), BootError> {
     mount_sealed(sysroot, &mut report).inspect_err(|error| refuse(sysroot, &mut report, error))
 }
 
-/// `early`: refuses a boot whose signed image something was added to, before systemd starts any unit: a shell that was asked
-/// for is not reached. For the rest, which needs modules and the disk, [`mount()`] comes later.
+/// `early`: refuses a boot whose signed image something was added to, to the command line or to the initramfs, before systemd
+/// starts any unit: a shell that was asked for is not reached. For the rest, which needs modules and the disk, [`mount()`] comes later.
 ///
 /// # Errors
 /// The boot is refused, as for [`mount()`].
@@ -159,7 +163,24 @@ fn look_early() -> Result<(), BootError> {
     let (ours, theirs) = inputs::configs().unwrap_or_default();
     let command_line = inputs::command_line().at(Stage::Ask)?;
     let settings = Settings::resolve(ours, theirs, &command_line);
-    policy::judge_added(&settings, &added(&command_line, &settings)?).at(Stage::Ask)
+    policy::judge_added(&settings, &added(&command_line, &settings)?).at(Stage::Ask)?;
+    judge_as_signed(&command_line)?;
+    // systemd calls its generators again when units have changed things.
+    if report::was_compared() {
+        return Ok(());
+    }
+    let Some(manifest) = inputs::manifest().at(Stage::Ask)? else { return Ok(()) };
+    let root = rustix::fs::open("/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
+    manifest::compare(root.at(Stage::Ask)?.as_fd(), &manifest).at(Stage::Ask)?;
+    report::note_comparison().at(Stage::Ask)
+}
+
+/// Where the initramfs says what the signed command line is, this must be it.
+fn judge_as_signed(command_line: &CommandLine) -> Result<(), BootError> {
+    match inputs::signed_command_lines().at(Stage::Ask)? {
+        Some(signed) => policy::judge_command_line(command_line, &signed).at(Stage::Ask),
+        None => Ok(()),
+    }
 }
 
 fn mount_sealed(sysroot: &Path, report: &mut Report) -> Result<(), BootError> {
@@ -183,6 +204,10 @@ fn mount_sealed(sysroot: &Path, report: &mut Report) -> Result<(), BootError> {
     let firmware = known(Firmware::open());
     let secure_boot = secure_boot(firmware.as_ref());
     let added = added(&command_line, &settings)?;
+    judge_as_signed(&command_line)?;
+    if Path::new(MANIFEST).exists() && !report::was_compared() {
+        return Err(Refusal::NotCompared).at(Stage::Ask);
+    }
     let stub = firmware.and_then(|firmware| known(firmware.stub()).flatten());
     let open = openings::find(&Boot {
         command_line: &command_line,
@@ -336,6 +361,7 @@ fn decide_again() -> Result<Decision, BootError> {
     let (ours, theirs) = inputs::configs().at(Stage::Gate)?;
     let settings = Settings::resolve(ours, theirs, &command_line);
     let added = added(&command_line, &settings)?;
+    judge_as_signed(&command_line)?;
     policy::decide(&command_line, settings, secure_boot(known(Firmware::open()).as_ref()), &added).at(Stage::Gate)
 }
 

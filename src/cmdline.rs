@@ -53,6 +53,11 @@ impl CommandLine {
             .map(|argument| argument.value.as_deref())
     }
 
+    /// All arguments, in order.
+    pub fn arguments(&self) -> &[Argument] {
+        &self.0
+    }
+
     /// The keys of all arguments, in order.
     pub fn keys(&self) -> impl Iterator<Item = &[u8]> {
         self.0.iter().map(|argument| argument.key.as_slice())
@@ -61,6 +66,14 @@ impl CommandLine {
     /// The value of the last argument with this key that has one, which is the one that systemd uses.
     pub fn last_value<'a>(&'a self, key: &'a str) -> Option<&'a [u8]> {
         self.values(key).flatten().next_back()
+    }
+}
+
+/// For messages, without the quotes.
+impl fmt::Display for Argument {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.key.escape_ascii())?;
+        self.value.as_ref().map_or(Ok(()), |value| write!(f, "={}", value.escape_ascii()))
     }
 }
 

@@ -14,6 +14,7 @@ use crate::added::{self, AddedString};
 use crate::cmdline::CommandLine;
 use crate::config::{Config, ConfigError, SEALROOT_TOML, SETUP_ROOT_CONF_TOML};
 use crate::firmware::{self, BootEntry, FirmwareError, Lockdown, SecureBoot};
+use crate::manifest::{CMDLINE, MANIFEST, MAX_MANIFEST, Manifest, ManifestError};
 use crate::mount::{self, FsError};
 use crate::openings::PhysicalFilesystem;
 
@@ -69,6 +70,9 @@ pub enum InputError {
     /// A configuration file is wrong.
     #[error(transparent)]
     Config(#[from] ConfigError),
+    /// The list of the initramfs's files is wrong.
+    #[error(transparent)]
+    Manifest(#[from] ManifestError),
     /// An EFI variable is wrong.
     #[error(transparent)]
     Firmware(#[from] FirmwareError),
@@ -85,6 +89,23 @@ pub fn command_line() -> Result<CommandLine, InputError> {
     let path = "/proc/cmdline";
     let text = read_file(path)?.ok_or_else(|| read_error(path, Errno::NOENT.into()))?;
     Ok(CommandLine::split(&text))
+}
+
+/// The command lines that were signed, where the initramfs says which.
+pub fn signed_command_lines() -> Result<Option<Vec<CommandLine>>, InputError> {
+    let text = read_file(CMDLINE)?;
+    Ok(text.map(|text| signed_lines(&text)))
+}
+
+/// One in each line of the file that has them.
+pub fn signed_lines(text: &[u8]) -> Vec<CommandLine> {
+    text.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()).map(CommandLine::split).collect()
+}
+
+/// The list of the initramfs's own files, where it has one.
+pub fn manifest() -> Result<Option<Manifest>, InputError> {
+    let text = read_optional(CWD, MANIFEST, OFlags::empty(), MAX_MANIFEST)?;
+    Ok(text.map(|text| Manifest::parse(&text)).transpose()?)
 }
 
 /// sealroot's configuration and the composefs tools'; an absent file is an empty one.

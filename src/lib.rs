@@ -45,6 +45,7 @@ pub mod inputs;
 pub mod keep;
 pub mod kmsg;
 mod lookup;
+pub mod manifest;
 pub mod merkle;
 pub mod mount;
 mod names;

@@ -140,7 +140,8 @@ fn expect_kind(fd: &OwnedFd, expected: FileType) -> Result<(), LookupError> {
     Err(LookupError::Kind { expected: kind_name(expected), found: kind_name(found) })
 }
 
-fn kind_name(kind: FileType) -> &'static str {
+/// For messages.
+pub fn kind_name(kind: FileType) -> &'static str {
     match kind {
         FileType::RegularFile => "a regular file",
         FileType::Directory => "a directory",

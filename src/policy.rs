@@ -14,6 +14,7 @@ use crate::config::{
     Alternatives, FirmwareStrings, KargPolicy, OnFailure, SecureBootPolicy, StateMount, UnverifiedPolicy,
 };
 use crate::firmware::{SecureBoot, Tries};
+use crate::manifest::CMDLINE;
 use crate::names::names;
 
 /// How often a boot entry without tries left is started before a restart is given up.
@@ -91,6 +92,14 @@ pub enum PolicyError {
         /// Its key.
         karg: &'static str,
     },
+    /// Something was added to it, or taken away.
+    #[error("kernel command line: expected {expected} ('{CMDLINE}'), found {found}")]
+    NotAsSigned {
+        /// The first argument that is another one.
+        expected: String,
+        /// What is in its place.
+        found: String,
+    },
     /// No karg.
     #[error("kernel command line: expected a karg 'composefs.digest' or 'composefs', found neither")]
     NoKarg,
@@ -144,6 +153,24 @@ pub fn judge_added(settings: &Settings, added: &[AddedString]) -> Result<(), Pol
         }
         (FirmwareStrings::Refuse, None) | (FirmwareStrings::Report, _) => Ok(()),
     }
+}
+
+/// Decides whether a command line is one of those that were signed. White space between arguments is none of them.
+pub fn judge_command_line(found: &CommandLine, signed: &[CommandLine]) -> Result<(), PolicyError> {
+    if signed.contains(found) {
+        return Ok(());
+    }
+    // The one that has most in common with it.
+    let common = |signed: &CommandLine| {
+        signed.arguments().iter().zip(found.arguments()).take_while(|(signed, found)| signed == found).count()
+    };
+    let nearest = signed.iter().max_by_key(|signed| common(signed));
+    let at = nearest.map_or(0, common);
+    let shown = |line: Option<&CommandLine>| {
+        let argument = line.and_then(|line| line.arguments().get(at));
+        argument.map_or("its end".into(), |argument| format!("'{argument}'"))
+    };
+    Err(PolicyError::NotAsSigned { expected: shown(nearest), found: shown(Some(found)) })
 }
 
 /// Decides whether what the machine's set-up adds can be seen at all.

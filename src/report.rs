@@ -28,6 +28,8 @@ use crate::tree::MountRecord;
 pub const DIRECTORY: &str = "/run/sealroot";
 const REPORT: &str = "/run/sealroot/report.json";
 const NEW_REPORT: &str = "/run/sealroot/report.json.new";
+/// Is there when the initramfs was compared with the list of its files, which it can be only once: units change it.
+const COMPARED: &str = "/run/sealroot/compared";
 /// The version of the schema; it grows when a reader of an older one would be misled.
 const SCHEMA: u32 = 1;
 /// A report is a few kilobytes.
@@ -290,6 +292,17 @@ fn create_new_report() -> io::Result<File> {
         result => result,
     };
     Ok(created?.into())
+}
+
+/// Remembers that the initramfs was compared with the list of its files.
+pub fn note_comparison() -> io::Result<()> {
+    create_directory()?;
+    File::create(COMPARED).map(drop)
+}
+
+/// Whether it was, in this boot.
+pub fn was_compared() -> bool {
+    Path::new(COMPARED).exists()
 }
 
 /// Makes [`DIRECTORY`] where it is missing.

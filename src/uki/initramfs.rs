@@ -7,6 +7,7 @@ use std::io::{self, BufRead, BufReader, Read};
 
 use flate2::bufread::GzDecoder;
 use ruzstd::decoding::StreamingDecoder;
+use sha2::{Digest, Sha256};
 use thiserror::Error;
 
 pub use super::bounded::Budget;
@@ -17,7 +18,7 @@ const BUFFER: usize = 64 << 10;
 /// `PATH_MAX`
 const MAX_NAME: u32 = 4096;
 /// No file whose content is wanted is larger, in bytes.
-const MAX_CONTENT: u32 = 1 << 20;
+const MAX_CONTENT: u32 = 16 << 20;
 /// All names and contents that are kept, in bytes.
 const MAX_KEPT: usize = 64 << 20;
 /// A file with several names may be wanted by one that comes later: up to this size it is kept, in bytes.
@@ -36,7 +37,7 @@ const S_IFLNK: u32 = 0o120_000;
 /// kernel.
 #[derive(Debug, Default)]
 pub struct Initramfs {
-    files: BTreeMap<String, Content>,
+    files: BTreeMap<String, Entry>,
     /// How much was kept, in bytes, and how many files were seen.
     kept: usize,
     entries: usize,
@@ -44,6 +45,27 @@ pub struct Initramfs {
 
 /// Says of a path whether the file's content is wanted.
 type Wanted<'a> = &'a dyn Fn(&str) -> bool;
+
+/// What is wanted of the files.
+#[derive(Clone, Copy)]
+struct Wishes<'a> {
+    content: Wanted<'a>,
+    /// The digest of every regular file.
+    digests: bool,
+}
+
+/// A file.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    /// Its type and its permissions, as `st_mode` has them.
+    pub mode: u32,
+    /// Of a regular file, its length in bytes.
+    pub size: u32,
+    /// Of a regular file its SHA-256 digest, if that was asked for.
+    pub digest: Option<[u8; 32]>,
+    /// What is in it.
+    pub content: Content,
+}
 
 /// What is known of a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -77,7 +99,16 @@ pub enum InitramfsError {
 
 impl Initramfs {
     /// Reads all archives as far as the budget allows, and of the files those that are `wanted`.
-    pub fn read(mut rest: &[u8], budget: &mut Budget, wanted: Wanted<'_>) -> Result<Self, InitramfsError> {
+    pub fn read(bytes: &[u8], budget: &mut Budget, wanted: Wanted<'_>) -> Result<Self, InitramfsError> {
+        Self::unpack(bytes, budget, Wishes { content: wanted, digests: false })
+    }
+
+    /// Reads all archives as far as the budget allows, for the digests of the files.
+    pub fn list(bytes: &[u8], budget: &mut Budget) -> Result<Self, InitramfsError> {
+        Self::unpack(bytes, budget, Wishes { content: &|_| false, digests: true })
+    }
+
+    fn unpack(mut rest: &[u8], budget: &mut Budget, wishes: Wishes<'_>) -> Result<Self, InitramfsError> {
         let mut initramfs = Self::default();
         let failed = |reason| InitramfsError::Archive { offset: 0, reason };
         loop {
@@ -93,17 +124,17 @@ impl Initramfs {
             budget.take_stream().map_err(failed)?;
             match rest {
                 [b'0', b'7', b'0', b'7', b'0', ..] => {
-                    initramfs.add_archives(&mut rest, budget, Archives::One, wanted)?
+                    initramfs.add_archives(&mut rest, budget, Archives::One, wishes)?
                 }
                 [0x1f, 0x8b, ..] => {
                     let mut decoder = BufReader::with_capacity(BUFFER, GzDecoder::new(rest));
-                    initramfs.add_archives(&mut decoder, budget, Archives::All, wanted)?;
+                    initramfs.add_archives(&mut decoder, budget, Archives::All, wishes)?;
                     rest = decoder.into_inner().into_inner();
                 }
                 [0x28, 0xb5, 0x2f, 0xfd, ..] => {
                     let decoder = StreamingDecoder::new(&mut rest).map_err(io::Error::other).map_err(failed)?;
                     let mut decoder = BufReader::with_capacity(BUFFER, decoder);
-                    initramfs.add_archives(&mut decoder, budget, Archives::All, wanted)?;
+                    initramfs.add_archives(&mut decoder, budget, Archives::All, wishes)?;
                 }
                 _ => return Err(InitramfsError::Format(kind(rest))),
             }
@@ -112,7 +143,12 @@ impl Initramfs {
 
     /// A file's content. Of links none is followed.
     pub fn get(&self, path: &str) -> Option<&Content> {
-        self.files.get(path)
+        self.files.get(path).map(|entry| &entry.content)
+    }
+
+    /// All files, a directory before what is in it. The root of the tree has no path.
+    pub fn entries(&self) -> impl Iterator<Item = (&str, &Entry)> {
+        self.files.iter().map(|(path, entry)| (path.as_str(), entry))
     }
 
     /// All paths.
@@ -125,12 +161,12 @@ impl Initramfs {
         source: &mut dyn BufRead,
         budget: &mut Budget,
         archives: Archives,
-        wanted: Wanted<'_>,
+        wishes: Wishes<'_>,
     ) -> Result<(), InitramfsError> {
         let mut source = Bounded::new(source, budget);
         let mut links = BTreeMap::new();
         let result = loop {
-            match self.add_entry(&mut source, &mut links, wanted) {
+            match self.add_entry(&mut source, &mut links, wishes) {
                 Ok(Next::Entry) => {}
                 Ok(Next::Archive) if archives == Archives::All => links.clear(),
                 Ok(Next::Archive | Next::End) => break Ok(()),
@@ -162,7 +198,7 @@ enum Next {
 type HardLinks = BTreeMap<(u32, u32, u32), Vec<String>>;
 
 impl Initramfs {
-    fn add_entry(&mut self, source: &mut Bounded<'_>, links: &mut HardLinks, wanted: Wanted<'_>) -> io::Result<Next> {
+    fn add_entry(&mut self, source: &mut Bounded<'_>, links: &mut HardLinks, wishes: Wishes<'_>) -> io::Result<Next> {
         let Some(header) = read_header(source)? else { return Ok(Next::End) };
         let [inode, mode, _, _, link_count, _, size, major, minor, _, _, name_size, _] = header;
         if name_size == 0 || name_size > MAX_NAME {
@@ -177,15 +213,22 @@ impl Initramfs {
             return Ok(Next::Archive);
         }
         let name = plain(&name);
+        let wanted = wishes.content;
         let is_wanted = size <= MAX_CONTENT && wanted(&name) || link_count > 1 && size <= MAX_LINKED;
+        let mut hasher = (wishes.digests && mode & S_IFMT == S_IFREG).then(Sha256::new);
         let content = match mode & S_IFMT {
-            S_IFREG if is_wanted => Content::Bytes(read_bytes(source, size, 0)?),
+            S_IFREG if is_wanted => {
+                let bytes = read_bytes(source, size, 0)?;
+                hasher.iter_mut().for_each(|hasher| hasher.update(&bytes));
+                Content::Bytes(bytes)
+            }
             S_IFLNK if size <= MAX_NAME => Content::Link(read_bytes(source, size, 0)?),
             kind => {
-                skip(source, size)?;
+                skip(source, size, hasher.as_mut())?;
                 if kind == S_IFREG { Content::Unread } else { Content::Other }
             }
         };
+        let digest = hasher.map(|hasher| hasher.finalize().into());
         let mut names = vec![name];
         if link_count > 1 && mode & S_IFMT == S_IFREG {
             // Only one of them comes with the content.
@@ -198,21 +241,21 @@ impl Initramfs {
                 Content::Bytes(_) if !wanted(&name) => Content::Unread,
                 content => content.clone(),
             };
-            self.keep(name, content)?;
+            self.keep(name, Entry { mode, size, digest, content })?;
         }
         Ok(Next::Entry)
     }
 
     /// Each name counts, and a content for each of its names.
-    fn keep(&mut self, name: String, content: Content) -> io::Result<()> {
+    fn keep(&mut self, name: String, entry: Entry) -> io::Result<()> {
         self.entries += 1;
         self.kept += name.len();
-        self.kept += if let Content::Bytes(bytes) | Content::Link(bytes) = &content { bytes.len() } else { 0 };
+        self.kept += if let Content::Bytes(bytes) | Content::Link(bytes) = &entry.content { bytes.len() } else { 0 };
         if self.entries > MAX_ENTRIES || self.kept > MAX_KEPT {
             let expected = format!("expected at most {MAX_ENTRIES} files, and {MAX_KEPT} bytes to keep of them");
             return Err(io::Error::other(expected));
         }
-        self.files.insert(name, content);
+        self.files.insert(name, entry);
         Ok(())
     }
 }
@@ -249,12 +292,31 @@ fn read_bytes(source: &mut Bounded<'_>, size: u32, before: usize) -> io::Result<
     Ok(bytes)
 }
 
-fn skip(source: &mut Bounded<'_>, size: u32) -> io::Result<()> {
-    let skipped = io::copy(&mut source.take(size.into()), &mut io::sink())?;
+/// Goes past `size` bytes, and what fills them up to four.
+fn skip(source: &mut Bounded<'_>, size: u32, hasher: Option<&mut Sha256>) -> io::Result<()> {
+    let mut content = source.take(size.into());
+    let skipped = match hasher {
+        Some(hasher) => io::copy(&mut content, &mut Hashing(hasher))?,
+        None => io::copy(&mut content, &mut io::sink())?,
+    };
     if skipped != u64::from(size) {
         return Err(io::ErrorKind::UnexpectedEof.into());
     }
     fill_up(source, size as usize)
+}
+
+/// Hashes what is written to it.
+struct Hashing<'a>(&'a mut Sha256);
+
+impl io::Write for Hashing<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.update(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 fn fill_up(source: &mut Bounded<'_>, length: usize) -> io::Result<()> {

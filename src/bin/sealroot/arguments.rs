@@ -27,6 +27,7 @@ pub enum Command {
     Enable(EnableArguments),
     Inspect(InspectArguments),
     Karg(KargArguments),
+    Manifest(ManifestArguments),
     Probe(ProbeArguments),
     Status(StatusArguments),
     Uki(UkiArguments),
@@ -41,6 +42,7 @@ impl Command {
             Self::Enable(_) => "enable",
             Self::Inspect(_) => "inspect",
             Self::Karg(_) => "karg",
+            Self::Manifest(_) => "manifest",
             Self::Probe(_) => "probe",
             Self::Status(_) => "status",
             Self::Uki(_) => "uki",
@@ -102,6 +104,26 @@ pub struct KargArguments {
     /// Also print what closes the ways around the seal, for a physical root with ext4: the whole sealed command line
     #[arg(long)]
     pub sealed: bool,
+}
+
+/// Make the sealed list of an initramfs's files
+///
+/// An archive that becomes the last part of the initramfs, before the image is signed. With it, the boot program refuses an
+/// initramfs in which a file was added, changed or left out, and another kernel command line, before systemd starts any unit.
+#[derive(Debug, clap::Args)]
+pub struct ManifestArguments {
+    /// The parts of the initramfs, microcode too, in the order in which the image has them
+    #[arg(required = true, value_name = "INITRD")]
+    pub initrds: Vec<PathBuf>,
+    /// Where to write the archive
+    #[arg(long, value_name = "FILE")]
+    pub output: PathBuf,
+    /// The kernel command line; of an image with several profiles, that of each
+    #[arg(long = "cmdline", value_name = "TEXT")]
+    pub command_lines: Vec<String>,
+    /// A directory that something fills before units start, and that is to be left alone
+    #[arg(long = "ignore", value_name = "DIR")]
+    pub ignored: Vec<String>,
 }
 
 /// Tell what this kernel and a filesystem can do for a sealed root

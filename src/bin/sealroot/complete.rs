@@ -1,6 +1,7 @@
 //! Whether an initramfs has all parts of sealroot, and they may do their work.
 
 use sealroot::config::{SEALROOT_TOML, SETUP_ROOT_CONF_TOML};
+use sealroot::manifest::{CMDLINE, MANIFEST};
 use sealroot::uki::initramfs::{Content, Initramfs};
 
 use crate::output::printable;
@@ -32,6 +33,7 @@ const MODULES: [&str; 2] = ["erofs", "overlay"];
 /// The files of an initramfs whose content counts.
 pub fn is_read(path: &str) -> bool {
     path.ends_with("/modules.builtin")
+        || [MANIFEST, CMDLINE].iter().any(|list| list.strip_prefix('/') == Some(path))
         || [SEALROOT_TOML, SETUP_ROOT_CONF_TOML].iter().any(|config| config.strip_prefix('/') == Some(path))
         || overrides::is_read(path)
         || SHIPPED

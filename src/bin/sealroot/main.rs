@@ -12,6 +12,7 @@ mod entry;
 mod image_file;
 mod inspect;
 mod karg;
+mod manifest;
 mod measure;
 mod output;
 mod overrides;
@@ -40,6 +41,7 @@ fn main() -> ExitCode {
         Command::Enable(arguments) => boxed(enable::run(&arguments)),
         Command::Inspect(arguments) => boxed(inspect::run(&arguments)),
         Command::Karg(arguments) => boxed(karg::run(&arguments)),
+        Command::Manifest(arguments) => boxed(manifest::run(&arguments)),
         Command::Probe(arguments) => boxed(probe::run(&arguments)),
         Command::Status(_) => boxed(status::run()),
         Command::Uki(arguments) => boxed(uki::run(&arguments)),

@@ -21,7 +21,7 @@ use sealroot::{assemble, image};
 
 use crate::arguments::UkiArguments;
 use crate::output::{Answer, Failure, Finding, Page, Paint, printable};
-use crate::{complete, image_file, measure};
+use crate::{complete, image_file, manifest, measure};
 
 /// What was found in a UKI.
 #[derive(Debug, Serialize)]
@@ -67,6 +67,10 @@ pub fn run(arguments: &UkiArguments) -> Result<UkiVerdict, Failure> {
         });
         let mut verdict = judge(sections, unpacked.get(initrd), arguments.repository.as_deref()).map_err(failed)?;
         verdict.problems.extend(more);
+        if let Ok(files) = unpacked.get(initrd) {
+            let line = CommandLine::split(pe::text(sections, ".cmdline").ok().flatten().unwrap_or_default());
+            verdict.problems.extend(manifest::problems(initrd, files, &line));
+        }
         profiles.push(verdict);
     }
     Ok(UkiVerdict {
