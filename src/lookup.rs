@@ -74,6 +74,11 @@ pub fn entry(directory: impl AsFd, name: impl Arg + Copy) -> Result<OwnedFd, Err
     openat2(directory, name, OFlags::PATH | OFlags::NOFOLLOW, resolve)
 }
 
+/// The same, whatever is mounted there.
+pub fn entry_or_mount(directory: impl AsFd, name: impl Arg + Copy) -> Result<OwnedFd, Errno> {
+    openat2(directory, name, OFlags::PATH | OFlags::NOFOLLOW, Links::Refused.resolve())
+}
+
 /// What is in a directory, `.` and `..` too.
 pub fn entries(directory: impl AsFd) -> Result<Dir, Errno> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;

@@ -40,61 +40,69 @@ pub enum TreeError {
     },
 }
 
-/// Compares everything below a directory, on its own filesystem.
+/// Compares everything below a directory, on its own filesystem. PID 1 may have mounted some of that once more, to protect it.
 pub fn compare(root: BorrowedFd<'_>, manifest: &Manifest) -> Result<(), TreeError> {
-    let mut buffer = vec![0; CHUNK];
-    manifest.entries().try_for_each(|(path, entry)| compare_entry(root, manifest, path, entry, &mut buffer))
+    let device =
+        rustix::fs::fstat(root).map_err(|reason| TreeError::Kernel { path: String::new(), reason: reason.into() })?;
+    let mut tree = Tree { root, device: device.st_dev, manifest, buffer: vec![0; CHUNK] };
+    manifest.entries().try_for_each(|(path, entry)| tree.compare(path, entry))
 }
 
-fn compare_entry(
-    root: BorrowedFd<'_>,
-    manifest: &Manifest,
-    path: &str,
-    entry: &Entry,
-    buffer: &mut [u8],
-) -> Result<(), TreeError> {
-    let failed = |reason: io::Error| TreeError::Kernel { path: path.into(), reason };
-    let kernel = |reason: Errno| failed(reason.into());
-    let fd = match open(root, path) {
-        Ok(fd) => fd,
-        Err(Errno::NOENT) if entry.optional => return Ok(()),
-        Err(Errno::NOENT) => return Err(difference(path, kind_name(entry.kind.file_type()), "none")),
-        // What PID 1 mounts there has modes and entries of its own.
-        Err(Errno::XDEV) if entry.kind == Kind::Ignored => return Ok(()),
-        Err(Errno::XDEV) => return Err(difference(path, kind_name(entry.kind.file_type()), "a mount")),
-        Err(reason) => return Err(kernel(reason)),
-    };
-    let found = rustix::fs::fstat(&fd).map_err(kernel)?;
-    let (expected_type, found_type) = (entry.kind.file_type(), FileType::from_raw_mode(found.st_mode));
-    if found_type != expected_type {
-        return Err(difference(path, kind_name(expected_type), kind_name(found_type)));
-    }
-    let mode = found.st_mode & PERMISSIONS;
-    if mode != entry.mode && entry.kind != Kind::Ignored {
-        return Err(difference(path, format_args!("mode {:04o}", entry.mode), format_args!("{mode:04o}")));
-    }
-    match &entry.kind {
-        Kind::File(None) | Kind::Ignored | Kind::Special(_) => Ok(()),
-        Kind::File(Some(Content { size, digest })) => {
-            let length = u64::try_from(found.st_size).unwrap_or(u64::MAX);
-            if length != *size {
-                return Err(difference(path, format_args!("{size} bytes"), length));
-            }
-            let Some(digest) = digest else { return Ok(()) };
-            let file = lookup::reopen(fd.as_fd()).map_err(kernel)?;
-            if hash(file, buffer).map_err(failed)? != *digest {
-                return Err(difference(path, "the content that was sealed", "another"));
-            }
-            Ok(())
+struct Tree<'a> {
+    root: BorrowedFd<'a>,
+    device: u64,
+    manifest: &'a Manifest,
+    buffer: Vec<u8>,
+}
+
+impl Tree<'_> {
+    fn compare(&mut self, path: &str, entry: &Entry) -> Result<(), TreeError> {
+        let failed = |reason: io::Error| TreeError::Kernel { path: path.into(), reason };
+        let kernel = |reason: Errno| failed(reason.into());
+        let fd = match lookup::entry_or_mount(self.root, if path.is_empty() { "." } else { path }) {
+            Ok(fd) => fd,
+            Err(Errno::NOENT) if entry.optional => return Ok(()),
+            Err(Errno::NOENT) => return Err(difference(path, kind_name(entry.kind.file_type()), "none")),
+            Err(reason) => return Err(kernel(reason)),
+        };
+        let found = rustix::fs::fstat(&fd).map_err(kernel)?;
+        let (expected_type, found_type) = (entry.kind.file_type(), FileType::from_raw_mode(found.st_mode));
+        if found_type != expected_type {
+            return Err(difference(path, kind_name(expected_type), kind_name(found_type)));
         }
-        Kind::Link(expected) => {
-            let target = rustix::fs::readlinkat(&fd, "", Vec::new()).map_err(kernel)?;
-            if target.to_bytes() == expected.as_bytes() {
-                return Ok(());
-            }
-            Err(difference(path, format_args!("a link to '{expected}'"), shown(target.to_bytes())))
+        if entry.kind == Kind::Ignored {
+            return Ok(());
         }
-        Kind::Directory => look_for_more(&fd, manifest, path),
+        if found.st_dev != self.device {
+            return Err(difference(path, "it on the filesystem of the initramfs", "a mount"));
+        }
+        let mode = found.st_mode & PERMISSIONS;
+        if mode != entry.mode {
+            return Err(difference(path, format_args!("mode {:04o}", entry.mode), format_args!("{mode:04o}")));
+        }
+        match &entry.kind {
+            Kind::File(None) | Kind::Ignored | Kind::Special(_) => Ok(()),
+            Kind::File(Some(Content { size, digest })) => {
+                let length = u64::try_from(found.st_size).unwrap_or(u64::MAX);
+                if length != *size {
+                    return Err(difference(path, format_args!("{size} bytes"), length));
+                }
+                let Some(digest) = digest else { return Ok(()) };
+                let file = lookup::reopen(fd.as_fd()).map_err(kernel)?;
+                if hash(file, &mut self.buffer).map_err(failed)? != *digest {
+                    return Err(difference(path, "the content that was sealed", "another"));
+                }
+                Ok(())
+            }
+            Kind::Link(expected) => {
+                let target = rustix::fs::readlinkat(&fd, "", Vec::new()).map_err(kernel)?;
+                if target.to_bytes() == expected.as_bytes() {
+                    return Ok(());
+                }
+                Err(difference(path, format_args!("a link to '{expected}'"), shown(target.to_bytes())))
+            }
+            Kind::Directory => look_for_more(&fd, self.manifest, path),
+        }
     }
 }
 
@@ -116,12 +124,6 @@ fn look_for_more(directory: &OwnedFd, manifest: &Manifest, path: &str) -> Result
         return Err(difference(&path, "none", kind_name(FileType::from_raw_mode(found.st_mode))));
     }
     Ok(())
-}
-
-/// Whatever a path is, without following a link or entering another mount.
-fn open(root: BorrowedFd<'_>, path: &str) -> Result<OwnedFd, Errno> {
-    let path = if path.is_empty() { "." } else { path };
-    lookup::entry(root, path)
 }
 
 fn difference(path: &str, expected: impl Display, found: impl Display) -> TreeError {

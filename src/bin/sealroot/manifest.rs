@@ -33,6 +33,8 @@ const MADE: [(&str, Kind, u32); 6] = [
     (".extra/tpm2-pcr-public-key.pem", Kind::File(None), 0o444),
     (".extra/tpm2-pcr-signature.json", Kind::File(None), 0o444),
 ];
+/// What PID 1 writes where it is empty or missing.
+const MACHINE_ID: &str = "etc/machine-id";
 /// The permissions in a mode, and those of the files that are added.
 const PERMISSIONS: u32 = 0o7777;
 const READABLE: u32 = 0o644;
@@ -163,7 +165,13 @@ fn list(initramfs: &Initramfs) -> Result<Manifest, String> {
         if MOUNT_POINTS.contains(&path) && listed.kind == Kind::Directory {
             listed.kind = Kind::Ignored;
         }
+        if path == MACHINE_ID && matches!(listed.kind, Kind::File(_)) {
+            listed.kind = Kind::File(None);
+        }
         manifest.insert(path, listed);
+    }
+    if manifest.get("etc").is_some() && manifest.get(MACHINE_ID).is_none() {
+        manifest.insert(MACHINE_ID, Entry { kind: Kind::File(None), mode: 0o444, optional: true });
     }
     Ok(manifest)
 }

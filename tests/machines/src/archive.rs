@@ -10,6 +10,7 @@ use cpio::newc::trailer;
 
 const FOLDER: u32 = 0o040_755;
 const FILE: u32 = 0o100_000;
+const LINK: u32 = 0o120_777;
 
 /// An archive in the making.
 #[derive(Debug, Default)]
@@ -34,6 +35,18 @@ impl Archive {
     /// # Errors
     /// It is too large for the format.
     pub fn text(&mut self, path: &str, content: &[u8], mode: u32) -> Result<()> {
+        self.below_folders(path, content, FILE | mode)
+    }
+
+    /// Adds a symbolic link.
+    ///
+    /// # Errors
+    /// Its target is too long for the format.
+    pub fn link(&mut self, path: &str, target: &str) -> Result<()> {
+        self.below_folders(path, target.as_bytes(), LINK)
+    }
+
+    fn below_folders(&mut self, path: &str, content: &[u8], mode: u32) -> Result<()> {
         let path = path.trim_start_matches('/');
         for (end, _) in path.match_indices('/') {
             let folder = path[..end].to_owned();
@@ -42,7 +55,7 @@ impl Archive {
                 self.folders.push(folder);
             }
         }
-        self.entry(path, content, FILE | mode)
+        self.entry(path, content, mode)
     }
 
     fn entry(&mut self, path: &str, content: &[u8], mode: u32) -> Result<()> {
@@ -64,13 +77,15 @@ impl Archive {
     }
 }
 
-/// Writes initramfs one behind the other.
+/// Writes parts of an initramfs one behind the other.
 ///
 /// # Errors
-/// One cannot be read, or the file not be written.
-pub fn join(initramfs: &Path, more: Archive, to: &Path) -> Result<()> {
-    let mut all = fs::read(initramfs).with_context(|| initramfs.display().to_string())?;
-    all.resize(all.len().next_multiple_of(512), 0);
-    all.extend(more.finish()?);
+/// The file cannot be written.
+pub fn join(parts: &[Vec<u8>], to: &Path) -> Result<()> {
+    let mut all = Vec::new();
+    for part in parts {
+        all.extend(part);
+        all.resize(all.len().next_multiple_of(512), 0);
+    }
     fs::write(to, all).with_context(|| to.display().to_string())
 }

@@ -1,5 +1,6 @@
 //! A job in a small machine of busybox and a kernel, native or emulated: its output, and its exit status.
 
+use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -83,7 +84,8 @@ impl Guest {
             Kind::Native(_) => builders::built("guest", &[])?,
             Kind::Emulated(kernel) => builders::built("guest", &[kernel])?,
         };
-        archive::join(&base, self.archive(job)?, &initramfs)?;
+        let base = fs::read(&base).with_context(|| base.display().to_string())?;
+        archive::join(&[base, self.archive(job)?.finish()?], &initramfs)?;
         let command = self.command(&initramfs, scratch.path())?;
         let mut log = std::fs::File::create(&self.log).with_context(|| self.log.display().to_string())?;
         let mut heard = Heard { console: String::new(), output: Vec::new(), started: false, shown: 0, hear };

@@ -8,7 +8,7 @@ use anyhow::Result;
 
 use super::attack_disk::META;
 use super::expect::Expected;
-use super::scenario::{Content, Scenario, case};
+use super::scenario::{Added, Content, Scenario, case};
 use super::world::{World, sign};
 use crate::builders;
 use crate::disk;
@@ -111,6 +111,41 @@ pub fn units() -> Vec<Scenario> {
             .drop_in("sysroot.mount", "[Unit]\nJobTimeoutSec=15\n")
             .limit(120)
             .refused(NO_VERDICT),
+    ]
+}
+
+/// Another initramfs is unpacked before the signed one, which has the list of its own files.
+pub fn initramfs() -> Vec<Scenario> {
+    let not_listed = |name, path, added, found: &str| {
+        let top = found.split(' ').next().unwrap_or_default();
+        let reason = format!("ask: initramfs: '{top}': expected none, found {}", &found[top.len() + 1..]);
+        case(name).manifest().in_front(path, added).refused(&reason).never_says("Starting sealroot.service")
+    };
+    vec![
+        not_listed(
+            "initramfs_with_a_drop_in_more",
+            "etc/systemd/system/sealroot.service.d/zz.conf",
+            Added::File(SKIPPED),
+            "/etc/systemd/system/sealroot.service.d a directory",
+        ),
+        not_listed(
+            "initramfs_with_another_unit",
+            "etc/systemd/system/sealroot.service",
+            Added::Link("/dev/null"),
+            "/etc/systemd/system/sealroot.service a symbolic link",
+        ),
+        // Then nothing is compared, and the boot program says so.
+        case("initramfs_without_the_generator")
+            .manifest()
+            .in_front("etc/systemd/system-generators/sealroot-generator", Added::Link("/dev/null"))
+            .refused(
+                "ask: initramfs: expected it to be compared with '/usr/lib/sealroot/manifest' before any unit, found that it \
+                 was not",
+            ),
+        // What the signed one has, too, is replaced by it.
+        case("initramfs_with_an_older_unit")
+            .manifest()
+            .in_front("usr/lib/systemd/system/sealroot.service", Added::File("[Service]\nExecStart=/bin/true\n")),
     ]
 }
 

@@ -13,7 +13,7 @@ pub fn boots() -> Vec<Scenario> {
     let newest =
         r#"\{"erofs":"file","layers":"fd","mounts":"detached","mount_table":"statmount","mount_ids":"unique"\}"#;
     vec![
-        sealed("sha512_v1").boundary().must("report", ".*\"secure_boot\":\"(enforced|unsupported)\".*"),
+        sealed("sha512_v1").boundary().manifest().must("report", ".*\"secure_boot\":\"(enforced|unsupported)\".*"),
         with("sha512_v2", "sha512", "composefs={SHA512_V2}", "SHA512_V2"),
         with("sha256_v1", "sha256", "composefs.digest=v1-sha256-12:{SHA256_V1}", "SHA256_V1"),
         // An image that the C tool of the composefs project wrote.

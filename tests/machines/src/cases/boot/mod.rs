@@ -27,6 +27,7 @@ pub fn attacks() -> Vec<Scenario> {
         attack_disk::state(),
         attack_disk::etc(),
         attack_boot::units(),
+        attack_boot::initramfs(),
         attack_boot::mounts(),
         attack_boot::nothing_happens(),
         attack_boot::open(),

@@ -3,17 +3,18 @@
 use std::fs;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
 use super::expect;
-use super::scenario::{Content, Initramfs, On, ROOT, Scenario, Step};
+use super::scenario::{Added, Content, Initramfs, On, ROOT, Scenario, Step};
 use super::world::{LUKS_KEY, World};
 use crate::archive::{self, Archive};
 use crate::builders;
 use crate::console::{Console, Until};
-use crate::disk::{Block, Change, Disk};
+use crate::disk::{self, Block, Change, Disk};
 use crate::firmware::Firmware;
 use crate::native::{Drive, Native};
 use crate::process;
@@ -169,7 +170,26 @@ impl Scenario {
             more.text("etc/crypttab", table.as_bytes(), 0o644)?;
         }
         let initramfs = scratch.join("initramfs");
-        archive::join(&base, more, &initramfs)?;
+        let base = fs::read(&base).with_context(|| base.display().to_string())?;
+        let mut parts = vec![base, more.finish()?];
+        if self.manifest {
+            archive::join(&parts, &initramfs)?;
+            let manifest = scratch.join("manifest");
+            let mut command = Command::new(builders::built("program", &["sealroot"])?);
+            disk::run(command.arg("manifest").arg(&initramfs).arg("--output").arg(&manifest))?;
+            parts.push(fs::read(&manifest).with_context(|| manifest.display().to_string())?);
+        }
+        if !self.in_front.is_empty() {
+            let mut front = Archive::default();
+            for (path, added) in &self.in_front {
+                match added {
+                    Added::File(text) => front.text(path, text.as_bytes(), 0o644)?,
+                    Added::Link(target) => front.link(path, target)?,
+                }
+            }
+            parts.insert(0, front.finish()?);
+        }
+        archive::join(&parts, &initramfs)?;
         Ok(initramfs)
     }
 

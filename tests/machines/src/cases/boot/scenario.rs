@@ -52,6 +52,15 @@ pub(super) enum Step {
     OnEsp(fn(&World, &Scenario, &Path) -> Result<PathBuf>, &'static str),
 }
 
+/// What an initramfs has that somebody else put in front of the signed one.
+#[derive(Clone, Copy, Debug)]
+pub enum Added {
+    /// A file with this text.
+    File(&'static str),
+    /// A symbolic link.
+    Link(&'static str),
+}
+
 /// What a file is made of.
 #[derive(Clone, Debug)]
 pub enum Content {
@@ -85,6 +94,9 @@ pub struct Scenario {
     pub(super) root: String,
     pub(super) luks: bool,
     pub(super) uki: Vec<&'static str>,
+    /// Whether the initramfs has the list of its own files.
+    pub(super) manifest: bool,
+    pub(super) in_front: Vec<(&'static str, Added)>,
     pub(super) without: Option<&'static str>,
     /// Credentials, `NAME=BASE64`.
     pub(super) credentials: Vec<String>,
@@ -126,6 +138,8 @@ pub fn case(name: &'static str) -> Scenario {
         root: ROOT.into(),
         luks: false,
         uki: Vec::new(),
+        manifest: false,
+        in_front: Vec::new(),
         without: None,
         credentials: Vec::new(),
         strings: Vec::new(),
@@ -239,6 +253,18 @@ impl Scenario {
     pub fn uki(mut self, option: &'static str) -> Self {
         self.uki.push(option);
         self
+    }
+
+    /// The initramfs has the list of its own files; with firmware, that of its command line, too.
+    pub fn manifest(mut self) -> Self {
+        self.manifest = true;
+        self.systemd().uki("--manifest")
+    }
+
+    /// In front of the signed initramfs comes another, as a boot loader adds one: for native machines.
+    pub fn in_front(mut self, path: &'static str, added: Added) -> Self {
+        self.in_front.push((path, added));
+        self.systemd().native_only()
     }
 
     /// The initramfs lacks a file.
