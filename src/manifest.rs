@@ -8,7 +8,6 @@ mod tree;
 
 pub use tree::{TreeError, compare};
 
-use std::collections::BTreeMap;
 use std::fmt;
 
 use rustix::fs::FileType;
@@ -31,7 +30,8 @@ const DIGEST: usize = 32;
 /// All files of an initramfs, by path without a `/` in front; its root has no path.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Manifest {
-    entries: BTreeMap<String, Entry>,
+    /// In the order of their paths, each once.
+    entries: Vec<(String, Entry)>,
 }
 
 /// What is known of one file.
@@ -120,14 +120,21 @@ impl Kind {
 }
 
 impl Manifest {
-    /// Lists one more file; gives back what was listed by that path before.
-    pub fn insert(&mut self, path: &str, entry: Entry) -> Option<Entry> {
-        self.entries.insert(path.into(), entry)
+    /// Lists a file, in the place of what was listed by that path before.
+    pub fn insert(&mut self, path: &str, entry: Entry) {
+        match self.find(path) {
+            Ok(index) => self.entries.get_mut(index).into_iter().for_each(|known| known.1 = entry.clone()),
+            Err(index) => self.entries.insert(index, (path.into(), entry)),
+        }
     }
 
     /// What is listed by a path.
     pub fn get(&self, path: &str) -> Option<&Entry> {
-        self.entries.get(path)
+        self.find(path).ok().and_then(|index| self.entries.get(index)).map(|(_, entry)| entry)
+    }
+
+    fn find(&self, path: &str) -> Result<usize, usize> {
+        self.entries.binary_search_by(|(known, _)| known.as_str().cmp(path))
     }
 
     /// All of them, a directory before what is in it.
@@ -153,9 +160,10 @@ impl Manifest {
                 continue;
             }
             let (path, entry) = parse_line(line).map_err(wrong)?;
-            if manifest.entries.insert(path, entry).is_some() {
-                return Err(wrong("each file once"));
+            if manifest.entries.last().is_some_and(|(last, _)| *last >= path) {
+                return Err(wrong("each file once, in the order of the paths"));
             }
+            manifest.entries.push((path, entry));
         }
         Ok(manifest)
     }
@@ -323,7 +331,7 @@ mod tests {
             ("#mtree\n./a type=dir", 2, "an octal mode"),
             ("#mtree\n./a type=dir mode=10000", 2, "an octal mode"),
             ("#mtree\n./a type=file mode=0644 size=-1", 2, "a size in bytes"),
-            ("#mtree\n./a type=dir mode=0755\n./a type=dir mode=0755", 3, "each file once"),
+            ("#mtree\n./a type=dir mode=0755\n./a type=dir mode=0755", 3, "each file once, in the order of the paths"),
             (
                 "#mtree\n\n# a comment\n./a type=dir mode=0755 uid=0",
                 4,

@@ -272,6 +272,29 @@ mod tests {
     }
 
     #[test]
+    fn as_it_was_signed() {
+        let line = |text: &str| CommandLine::split(text.as_bytes());
+        let signed = [line("a=1 b"), line("a=1 \"c d\" e")];
+        for same in ["a=1 b", " a=1\tb \n", "a=1 \"c d\" e"] {
+            assert_eq!(judge_command_line(&line(same), &signed), Ok(()), "{same}");
+        }
+        let differs = |found: &str, signed: &[CommandLine]| judge_command_line(&line(found), signed).unwrap_err().to_string();
+        for (found, expected, shown) in [
+            ("a=1 b more", "its end", "'more'"),
+            ("a=1", "'c d'", "its end"),
+            ("a=2 b", "'a=1'", "'a=2'"),
+            ("more a=1 b", "'a=1'", "'more'"),
+            ("a=1 c d e", "'c d'", "'c'"),
+            ("a=1 \"c d\" \x1b", "'e'", "'\\x1b'"),
+            ("", "'a=1'", "its end"),
+        ] {
+            let message = format!("kernel command line: expected {expected} ('{CMDLINE}'), found {shown}");
+            assert_eq!(differs(found, &signed), message, "{found}");
+        }
+        assert_eq!(differs("a", &[]), format!("kernel command line: expected its end ('{CMDLINE}'), found 'a'"));
+    }
+
+    #[test]
     fn defaults_are_strict() {
         let settings = settings("", "", "");
         assert_eq!(settings.karg.value, KargPolicy::Require);

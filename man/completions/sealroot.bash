@@ -31,6 +31,9 @@ _sealroot() {
             sealroot,karg)
                 cmd="sealroot__subcmd__karg"
                 ;;
+            sealroot,manifest)
+                cmd="sealroot__subcmd__manifest"
+                ;;
             sealroot,probe)
                 cmd="sealroot__subcmd__probe"
                 ;;
@@ -58,6 +61,9 @@ _sealroot() {
             sealroot__subcmd__help,karg)
                 cmd="sealroot__subcmd__help__subcmd__karg"
                 ;;
+            sealroot__subcmd__help,manifest)
+                cmd="sealroot__subcmd__help__subcmd__manifest"
+                ;;
             sealroot__subcmd__help,probe)
                 cmd="sealroot__subcmd__help__subcmd__probe"
                 ;;
@@ -77,7 +83,7 @@ _sealroot() {
 
     case "${cmd}" in
         sealroot)
-            opts="-h -V --json --help --version digest enable inspect karg probe status uki verify help"
+            opts="-h -V --json --help --version digest enable inspect karg manifest probe status uki verify help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -131,7 +137,7 @@ _sealroot() {
             return 0
             ;;
         sealroot__subcmd__help)
-            opts="digest enable inspect karg probe status uki verify help"
+            opts="digest enable inspect karg manifest probe status uki verify help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -201,6 +207,20 @@ _sealroot() {
             return 0
             ;;
         sealroot__subcmd__help__subcmd__karg)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        sealroot__subcmd__help__subcmd__manifest)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
@@ -305,6 +325,32 @@ _sealroot() {
                     ;;
                 --algorithm)
                     COMPREPLY=($(compgen -W "sha256 sha512" -- "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        sealroot__subcmd__manifest)
+            opts="-h --output --cmdline --ignore --json --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --output)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --cmdline)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --ignore)
+                    COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
                 *)

@@ -159,8 +159,8 @@ mod tests {
         ./etc type=dir mode=0755\n\
         ./etc/empty type=file mode=0600 size=0 sha256digest=e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855\n\
         ./etc/file type=file mode=0644 size=5 sha256digest=2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824\n\
-        ./etc/list type=file mode=0644\n\
         ./etc/link type=link mode=0777 link=file\n\
+        ./etc/list type=file mode=0644\n\
         ./made type=file mode=0644 optional\n\
         ./run type=dir mode=0755 ignore\n";
 

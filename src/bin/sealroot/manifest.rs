@@ -273,3 +273,117 @@ impl Finding for Written {
         writeln!(text, "{path}: {files} files, {command_lines} command lines, {size} bytes")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const S_IFDIR: u32 = 0o040_000;
+    const S_IFLNK: u32 = 0o120_000;
+    const LINE: &str = "composefs=x quiet";
+
+    fn archive(files: &[(&str, u32, &str)]) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        for (number, (path, mode, content)) in (1..).zip(files) {
+            let entry = NewcBuilder::new(path).ino(number).mode(*mode).nlink(1);
+            let mut writer = entry.write(&mut bytes, content.len() as u32);
+            writer.write_all(content.as_bytes()).unwrap();
+            writer.finish().unwrap();
+        }
+        cpio::newc::trailer(&mut bytes).unwrap();
+        bytes.resize(bytes.len().next_multiple_of(BLOCK), 0);
+        bytes
+    }
+
+    fn initrd() -> Vec<u8> {
+        archive(&[
+            (".", S_IFDIR | 0o755, ""),
+            ("dev", S_IFDIR | 0o755, ""),
+            ("dev/console", 0o020_600, ""),
+            ("etc", S_IFDIR | 0o755, ""),
+            ("etc/machine-id", S_IFREG | 0o444, ""),
+            ("lib", S_IFLNK | 0o777, "usr/lib"),
+            ("usr", S_IFDIR | 0o755, ""),
+            ("usr/lib", S_IFDIR | 0o755, ""),
+            ("usr/lib/sealroot", S_IFDIR | 0o755, ""),
+            ("usr/lib/sealroot/sealroot-initrd", S_IFREG | 0o755, "program"),
+        ])
+    }
+
+    /// The initramfs with its list, or what was wrong.
+    fn sealed(initrd: &[u8], ignored: &[&str]) -> Result<Vec<u8>, String> {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        fs::write(at("initrd"), initrd).unwrap();
+        let arguments = ManifestArguments {
+            initrds: vec![at("initrd")],
+            output: at("manifest"),
+            command_lines: vec!["other".into(), LINE.into()],
+            ignored: ignored.iter().map(ToString::to_string).collect(),
+        };
+        match run(&arguments) {
+            Ok(written) => {
+                assert_eq!(written.command_lines, 2);
+                Ok([initrd, &fs::read(at("manifest")).unwrap()].concat())
+            }
+            Err(Failure::Misuse(text) | Failure::Reason(text)) => Err(text),
+        }
+    }
+
+    fn found(initrd: &[u8], line: &str) -> Vec<String> {
+        let wanted = |path: &str| path.starts_with("usr/lib/sealroot/");
+        let initramfs = Initramfs::read(initrd, &mut Budget::for_input(initrd.len()), &wanted).unwrap();
+        problems(initrd, &initramfs, &CommandLine::split(line.as_bytes()))
+    }
+
+    #[test]
+    fn what_was_sealed_has_no_problem() {
+        let whole = sealed(&initrd(), &[]).unwrap();
+        assert_eq!(found(&whole, LINE), [""; 0]);
+        assert_eq!(found(&whole, " other\n"), [""; 0]);
+        assert_eq!(found(&initrd(), "anything"), [""; 0]);
+        let ignoring = [sealed(&initrd(), &["/etc"]).unwrap(), archive(&[("etc/more", S_IFREG | 0o644, "")])].concat();
+        assert_eq!(found(&ignoring, LINE), [""; 0]);
+        let covered = [whole, archive(&[("dev/more", S_IFREG | 0o644, "")])].concat();
+        assert_eq!(found(&covered, LINE), [""; 0]);
+    }
+
+    #[test]
+    fn what_is_another_is_a_problem() {
+        let whole = sealed(&initrd(), &[]).unwrap();
+        let differs = |path: &str| format!("initramfs: '{path}': expected what '{MANIFEST}' lists");
+        for (path, mode, content) in [
+            ("etc/more", S_IFREG | 0o644, ""),
+            ("usr/lib/sealroot/sealroot-initrd", S_IFREG | 0o755, "another"),
+            ("usr/lib/sealroot/sealroot-initrd", S_IFREG | 0o4755, "program"),
+            ("lib", S_IFLNK | 0o777, "etc"),
+            ("lib", S_IFDIR | 0o755, ""),
+        ] {
+            let changed = [whole.clone(), archive(&[(path, mode, content)])].concat();
+            assert_eq!(found(&changed, LINE), [differs(&format!("/{path}"))]);
+        }
+        // The list without what it lists.
+        let alone = whole[initrd().len()..].to_vec();
+        assert_eq!(found(&alone, LINE), [differs("/etc")]);
+        assert_eq!(
+            found(&whole, "composefs=x quiet more"),
+            [format!("kernel command line: expected its end ('{CMDLINE}'), found 'more'")]
+        );
+    }
+
+    #[test]
+    fn what_the_kernel_would_not_unpack_is_an_error() {
+        let place = "expected it in a directory of the initramfs";
+        for (path, message) in [
+            ("missing/file", format!("initramfs: '/missing/file': {place}")),
+            ("lib/file", format!("initramfs: '/lib/file': {place}")),
+            ("etc/../file", format!("initramfs: '/etc/../file': {place}")),
+        ] {
+            let initrd = [initrd(), archive(&[(path, S_IFREG | 0o644, "")])].concat();
+            assert_eq!(sealed(&initrd, &[]), Err(message));
+        }
+        let without = archive(&[("etc", S_IFDIR | 0o755, "")]);
+        assert_eq!(sealed(&without, &[]), Err(format!("initramfs: '{CMDLINE}': {place}")));
+        assert!(sealed(b"no archive", &[]).unwrap_err().starts_with("initramfs: expected a cpio archive"));
+    }
+}

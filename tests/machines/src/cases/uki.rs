@@ -76,7 +76,7 @@ fn with_karg(options: &[&str], lab: &Lab) -> Result<Vec<String>> {
 
 const SEALED: Judged = Judged {
     name: "sealed",
-    made: |lab| with_karg(&[], lab),
+    made: |lab| with_karg(&["--manifest"], lab),
     repository: Some("sha512"),
     options: &[],
     status: 0,

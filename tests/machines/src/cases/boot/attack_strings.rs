@@ -48,6 +48,10 @@ pub fn all() -> Vec<Scenario> {
         with("string_reported", "some=appended")
             .policy(REPORTED)
             .must("report", &format!(r#".*"firmware_strings":\["{EXTRA}=some=appended"\].*"#)),
+        // Neither does it let an argument be where the initramfs has the signed command line.
+        with("argument_by_a_string", "some=appended").manifest().policy(REPORTED).refused(
+            "ask: kernel command line: expected its end ('/usr/lib/sealroot/cmdline'), found 'some=appended'",
+        ),
         // The kernel starts it in the place of PID 1: no program of the initramfs has a say.
         with("rdinit_appended", "rdinit=/bin/sh").comes(Expected::Shell(SHELL)),
     ]
