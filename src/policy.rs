@@ -278,7 +278,8 @@ mod tests {
         for same in ["a=1 b", " a=1\tb \n", "a=1 \"c d\" e"] {
             assert_eq!(judge_command_line(&line(same), &signed), Ok(()), "{same}");
         }
-        let differs = |found: &str, signed: &[CommandLine]| judge_command_line(&line(found), signed).unwrap_err().to_string();
+        let differs =
+            |found: &str, signed: &[CommandLine]| judge_command_line(&line(found), signed).unwrap_err().to_string();
         for (found, expected, shown) in [
             ("a=1 b more", "its end", "'more'"),
             ("a=1", "'c d'", "its end"),
