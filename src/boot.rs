@@ -132,6 +132,20 @@ pub fn early(sysroot: &Path) -> Result<(), BootError> {
     look_early().inspect_err(|error| refuse_at(Moment::Early, sysroot, &mut Report::default(), error))
 }
 
+/// `fsck`: remembers for the refusal to come that the check of the physical root failed. `result` is systemd's word for it
+/// (`SERVICE_RESULT` of systemd.exec(5)), which it gives whenever the check has ended.
+///
+/// # Errors
+/// It cannot be remembered.
+pub fn fsck(result: Option<&str>) -> Result<(), BootError> {
+    match result {
+        Some(result) if result != "success" && Path::new(INITRD_RELEASE).exists() => {
+            report::note_fsck(result).at(Stage::Earlier)
+        }
+        _ => Ok(()),
+    }
+}
+
 /// `gate`: looks whether what stands at `sysroot` is still what `mount` left there.
 ///
 /// # Errors
@@ -409,7 +423,12 @@ enum Moment {
 
 /// The same at a certain moment.
 fn refuse_at(moment: Moment, sysroot: &Path, report: &mut Report, error: &BootError) {
-    let reason = chain(error);
+    // The first refusal of a boot is the one whose report stays. It was said loud enough, and had its time on the screen.
+    let repeated = matches!(error.reason.downcast_ref(), Some(Refusal::Before { .. }));
+    let mut reason = chain(error);
+    if let (false, Some(result)) = (repeated, report::failed_fsck()) {
+        reason = format!("{reason}; before, systemd-fsck-root.service failed: {result}");
+    }
     detach(sysroot);
     log::error!("{REFUSED}: {reason}");
     let (on_failure, delay) = failure_settings(report);
@@ -427,8 +446,6 @@ fn refuse_at(moment: Moment, sysroot: &Path, report: &mut Report, error: &BootEr
         }
     }
     report.refused(&reason, action);
-    // The first refusal of a boot is the one whose report stays. It was said loud enough, and had its time on the screen.
-    let repeated = matches!(error.reason.downcast_ref(), Some(Refusal::Before { .. }));
     let delay = if repeated { Duration::ZERO } else { delay };
     if !repeated {
         if let Err(error) = report.write() {

@@ -30,6 +30,10 @@ const REPORT: &str = "/run/sealroot/report.json";
 const NEW_REPORT: &str = "/run/sealroot/report.json.new";
 /// Is there when the initramfs was compared with the list of its files, which it can be only once: units change it.
 const COMPARED: &str = "/run/sealroot/compared";
+/// Is there when the check of the physical root failed: systemd's word for how, such as `exit-code`.
+const FSCK: &str = "/run/sealroot/fsck";
+/// None of its words is longer, in bytes.
+const MAX_RESULT: u64 = 64;
 /// The version of the schema; it grows when a reader of an older one would be misled.
 const SCHEMA: u32 = 1;
 /// A report is a few kilobytes.
@@ -303,6 +307,19 @@ pub fn note_comparison() -> io::Result<()> {
 /// Whether it was, in this boot.
 pub fn was_compared() -> bool {
     Path::new(COMPARED).exists()
+}
+
+/// Remembers how the check of the physical root failed.
+pub fn note_fsck(result: &str) -> io::Result<()> {
+    create_directory()?;
+    fs::write(FSCK, result)
+}
+
+/// How it failed; `None` if it did not.
+pub fn failed_fsck() -> Option<String> {
+    let mut result = String::new();
+    File::open(FSCK).ok()?.take(MAX_RESULT).read_to_string(&mut result).ok()?;
+    Some(result)
 }
 
 /// Makes [`DIRECTORY`] where it is missing.

@@ -14,7 +14,7 @@ use sealroot::{boot, kmsg};
 #[global_allocator]
 static ALLOCATOR: GlobalDlmalloc = GlobalDlmalloc;
 
-const USAGE: &str = "usage: sealroot-initrd [mount|gate|refused|early] [--sysroot DIR] | --version";
+const USAGE: &str = "usage: sealroot-initrd [mount|gate|refused|early|fsck] [--sysroot DIR] | --version";
 
 const SYSROOT: &str = "/sysroot";
 
@@ -30,6 +30,7 @@ enum Command {
     Gate,
     Refused,
     Early,
+    Fsck,
 }
 
 /// The name by which systemd calls this program as a generator, with arguments that say where generators write.
@@ -62,6 +63,7 @@ fn run(command: &Command, sysroot: &Path) -> ExitCode {
         Command::Gate => boot::gate(sysroot),
         Command::Refused => Err(boot::refused(sysroot)),
         Command::Early => boot::early(sysroot),
+        Command::Fsck => boot::fsck(env::var("SERVICE_RESULT").ok().as_deref()),
     };
     // The reason of a refusal is in the log.
     if result.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
@@ -85,6 +87,7 @@ fn parse(mut arguments: impl Iterator<Item = OsString>) -> Option<Invocation> {
                     "gate" => Command::Gate,
                     "refused" => Command::Refused,
                     "early" => Command::Early,
+                    "fsck" => Command::Fsck,
                     _ => return None,
                 });
             }

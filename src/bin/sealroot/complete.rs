@@ -12,7 +12,7 @@ const PROGRAM: &str = "usr/lib/sealroot/sealroot-initrd";
 pub const UNITS: &str = "usr/lib/systemd/system";
 
 /// The units that hold it all together, as they are installed.
-pub const SHIPPED: [(&str, &str); 5] = [
+pub const SHIPPED: [(&str, &str); 6] = [
     ("sealroot.service", include_str!("../../../systemd-units/sealroot.service")),
     ("sealroot-guard.service", include_str!("../../../systemd-units/sealroot-guard.service")),
     ("sealroot-refused.service", include_str!("../../../systemd-units/sealroot-refused.service")),
@@ -21,6 +21,10 @@ pub const SHIPPED: [(&str, &str); 5] = [
         include_str!("../../../systemd-units/initrd-switch-root.service.d/50-sealroot.conf"),
     ),
     ("sysroot.mount.d/50-sealroot.conf", include_str!("../../../systemd-units/sysroot.mount.d/50-sealroot.conf")),
+    (
+        "systemd-fsck-root.service.d/50-sealroot.conf",
+        include_str!("../../../systemd-units/systemd-fsck-root.service.d/50-sealroot.conf"),
+    ),
 ];
 /// What enables them.
 pub const ENABLED: [&str; 2] =

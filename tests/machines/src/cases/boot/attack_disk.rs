@@ -134,6 +134,23 @@ pub fn repository() -> Vec<Scenario> {
             .systemd()
             .debugfs(&["set_super_value errors 3", "clri /composefs/images"])
             .comes(Expected::Panic("EXT4-fs (device ubda2): panic forced after error")),
+        // What the initramfs's own fsck finds, and leaves to a person.
+        case("fsck_gives_up")
+            .systemd()
+            .write(
+                Content::Text("planted".repeat(1000)),
+                &[
+                    "cd /{state}/var",
+                    "write {file} planted",
+                    "set_inode_field planted flags 0",
+                    "set_inode_field planted block[0] 5",
+                    "set_super_value state 2",
+                ],
+            )
+            .refused(
+                "earlier-run: expected a verdict, found none: the boot program was killed, or the physical root was never mounted; \
+                 before, systemd-fsck-root.service failed: exit-code",
+            ),
         // A filesystem that can never be written to: the configured /etc and /var cannot be had.
         case("root_can_only_be_read").and_karg("ro").debugfs(&["feature read-only"]).refused(
             "assemble: physical root: expected to be writable for the configured state: physical root: reconfigure: <errno 30>",

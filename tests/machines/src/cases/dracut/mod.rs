@@ -26,6 +26,7 @@ const FILES: [&str; 6] = [
     "/usr/lib/systemd/system/sealroot-refused.service",
     "/usr/lib/systemd/system/initrd-switch-root.service.d/50-sealroot.conf",
     "/usr/lib/systemd/system/sysroot.mount.d/50-sealroot.conf",
+    "/usr/lib/systemd/system/systemd-fsck-root.service.d/50-sealroot.conf",
 ];
 
 /// A release of Debian.
