@@ -19,7 +19,7 @@ const CONFIG: &str = "/usr/lib/sealroot/sealroot.toml";
 const COMPOSEFS_CONFIG: &str = "/usr/lib/composefs/setup-root-conf.toml";
 const UNITS: &str = "/usr/lib/systemd/system";
 /// What an initramfs must not lack.
-const FILES: [&str; 6] = [
+const FILES: [&str; 7] = [
     PROGRAM,
     "/usr/lib/systemd/system/sealroot.service",
     "/usr/lib/systemd/system/sealroot-guard.service",
