@@ -114,6 +114,36 @@ pub fn units() -> Vec<Scenario> {
     ]
 }
 
+/// Units that are skipped, a gate that asks nobody, and nothing that compares.
+fn everything_masked(name: &'static str) -> Scenario {
+    case(name)
+        .manifest()
+        .in_front("etc/systemd/system/sealroot.service.d/zz.conf", Added::File(SKIPPED))
+        .in_front("etc/systemd/system/sealroot-guard.service.d/zz.conf", Added::File(SKIPPED))
+        .in_front("etc/systemd/system/initrd-switch-root.service.d/zz.conf", Added::File(NO_GATE))
+        .in_front("etc/systemd/system-generators/sealroot-generator", Added::Link("/dev/null"))
+        .comes(Expected::Bypassed("decoy: the physical root is running"))
+}
+
+fn by_loader(scenario: Scenario) -> Scenario {
+    scenario
+        .on_esp(sealed_uki, "EFI/sealed.efi")
+        .on_esp(entry_with_an_initramfs, "loader/entries/attack.conf")
+        .on_esp(front, "front.cpio")
+}
+
+fn front(_: &World, scenario: &Scenario, scratch: &Path) -> Result<PathBuf> {
+    let file = scratch.join("front.cpio");
+    fs::write(&file, scenario.front()?)?;
+    Ok(file)
+}
+
+fn entry_with_an_initramfs(_: &World, _: &Scenario, scratch: &Path) -> Result<PathBuf> {
+    let entry = scratch.join("attack.conf");
+    fs::write(&entry, "title attack\nlinux /EFI/sealed.efi\ninitrd /front.cpio\n")?;
+    Ok(entry)
+}
+
 /// Another initramfs is unpacked before the signed one, which has the list of its own files.
 pub fn initramfs() -> Vec<Scenario> {
     let not_listed = |name, path, added, found: &str| {
@@ -142,6 +172,31 @@ pub fn initramfs() -> Vec<Scenario> {
                 "ask: initramfs: expected it to be compared with '/usr/lib/sealroot/manifest' before any unit, found that it \
                  was not",
             ),
+        // The boot program has no say any more, nor has the gate: this stays open.
+        everything_masked("initramfs_with_everything_masked"),
+        // The kernel gives up, and what is signed is never unpacked.
+        case("initramfs_that_is_damaged")
+            .manifest()
+            .in_front("bin/busybox", Added::Program("/usr/bin/busybox"))
+            .in_front("init", Added::File("#!/bin/busybox sh\necho another initramfs runs\nexec /bin/busybox poweroff -f\n"))
+            .in_front("", Added::Garbage)
+            .says("Initramfs unpacking failed")
+            .comes(Expected::Bypassed("another initramfs runs")),
+        // The same by a boot loader, which is signed, and its entry, which is not.
+        by_loader(everything_masked("initramfs_of_the_loader_with_everything_masked").by_loader()),
+        by_loader(
+            case("initramfs_of_the_loader_with_a_drop_in_more")
+                .by_loader()
+                .manifest()
+                .in_front("etc/systemd/system/sealroot.service.d/zz.conf", Added::File(SKIPPED))
+                .refused("ask: initramfs: '/etc/systemd/system/sealroot.service.d': expected none, found a directory"),
+        ),
+        case("stub_that_takes_an_initramfs")
+            .firmware_only()
+            .manifest()
+            .uki("--stub")
+            .uki("forky")
+            .must("report", ".*\"openings\":\\[.*\"stub-initrd\".*"),
         // What the signed one has, too, is replaced by it.
         case("initramfs_with_an_older_unit")
             .manifest()

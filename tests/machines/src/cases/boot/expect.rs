@@ -34,6 +34,8 @@ pub enum Expected {
     Open(&'static [(&'static str, &'static str)]),
     /// A shell in the initramfs, and nothing started from the disk.
     Shell(&'static str),
+    /// Something else was started, and says these words: what stays open.
+    Bypassed(&'static str),
     /// The kernel panics with these words, and nothing was started from the disk.
     Panic(&'static str),
     /// Whatever else: what is wrong, or nothing.
@@ -107,6 +109,11 @@ pub fn problems(scenario: &Scenario, world: &World, on: On, console: &Console, d
         Expected::Shell(prompt) => {
             judge.unless(console.find(prompt).is_some(), || "expected a shell in the initrd, found none".into());
             judge.never(STARTED, "sign of a pivot");
+        }
+        Expected::Bypassed(words) => {
+            judge.unless(console.text.contains(words), || {
+                format!("expected '{words}' on the console, found it nowhere")
+            });
         }
         Expected::Panic(words) => {
             let words = format!("Kernel panic - not syncing: {words}");
@@ -283,6 +290,7 @@ pub fn seen(scenario: &Scenario, console: &Console) -> String {
         Expected::Shell(prompt) => format!("open: initrd-shell: {}", console.find(prompt).unwrap_or_default()),
         Expected::Panic(_) => format!("open: disk-errors: {}", console.find("Kernel panic.*").unwrap_or_default()),
         Expected::Sealed | Expected::SealedWith(_) => "sealed".into(),
+        Expected::Bypassed(words) => format!("bypassed: {words}"),
         Expected::Events(_) => format!("{} events", console.events().len()),
     };
     shortened(&seen)

@@ -179,18 +179,26 @@ impl Scenario {
             disk::run(command.arg("manifest").arg(&initramfs).arg("--output").arg(&manifest))?;
             parts.push(fs::read(&manifest).with_context(|| manifest.display().to_string())?);
         }
-        if !self.in_front.is_empty() {
-            let mut front = Archive::default();
-            for (path, added) in &self.in_front {
-                match added {
-                    Added::File(text) => front.text(path, text.as_bytes(), 0o644)?,
-                    Added::Link(target) => front.link(path, target)?,
-                }
-            }
-            parts.insert(0, front.finish()?);
-        }
+        parts.insert(0, self.front()?);
         archive::join(&parts, &initramfs)?;
         Ok(initramfs)
+    }
+
+    /// What is put in front of the signed initramfs.
+    ///
+    /// # Errors
+    /// A file that it is to have cannot be read.
+    pub fn front(&self) -> Result<Vec<u8>> {
+        let (mut front, mut garbage) = (Archive::default(), Vec::new());
+        for (path, added) in &self.in_front {
+            match added {
+                Added::File(text) => front.text(path, text.as_bytes(), 0o755)?,
+                Added::Link(target) => front.link(path, target)?,
+                Added::Program(from) => front.file(Path::new(from), path)?,
+                Added::Garbage => garbage = b"no archive".repeat(100),
+            }
+        }
+        if self.in_front.is_empty() { Ok(garbage) } else { Ok([front.finish()?, garbage].concat()) }
     }
 
     /// The signed image of this boot.

@@ -59,6 +59,10 @@ pub enum Added {
     File(&'static str),
     /// A symbolic link.
     Link(&'static str),
+    /// A program of this machine.
+    Program(&'static str),
+    /// What is no archive. The kernel unpacks nothing behind it.
+    Garbage,
 }
 
 /// What a file is made of.
@@ -97,6 +101,8 @@ pub struct Scenario {
     /// Whether the initramfs has the list of its own files.
     pub(super) manifest: bool,
     pub(super) in_front: Vec<(&'static str, Added)>,
+    /// Whether the boot loader has a file for that.
+    pub(super) by_loader: bool,
     pub(super) without: Option<&'static str>,
     /// Credentials, `NAME=BASE64`.
     pub(super) credentials: Vec<String>,
@@ -140,6 +146,7 @@ pub fn case(name: &'static str) -> Scenario {
         uki: Vec::new(),
         manifest: false,
         in_front: Vec::new(),
+        by_loader: false,
         without: None,
         credentials: Vec::new(),
         strings: Vec::new(),
@@ -261,10 +268,17 @@ impl Scenario {
         self.systemd().uki("--manifest")
     }
 
-    /// In front of the signed initramfs comes another, as a boot loader adds one: for native machines.
+    /// In front of the signed initramfs comes another, as a boot loader adds one.
     pub fn in_front(mut self, path: &'static str, added: Added) -> Self {
         self.in_front.push((path, added));
-        self.systemd().native_only()
+        let scenario = if self.by_loader { self } else { self.native_only() };
+        scenario.systemd()
+    }
+
+    /// It is the boot loader that adds it: an entry that nobody signed names it, and the stub is one that takes it.
+    pub fn by_loader(mut self) -> Self {
+        self.by_loader = true;
+        self.firmware_only().uki("--stub").uki("forky").loader("default attack.conf\n")
     }
 
     /// The initramfs lacks a file.
