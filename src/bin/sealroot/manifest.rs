@@ -25,9 +25,10 @@ use crate::output::{Answer, Failure, Finding, Page, Paint, printable};
 const MOUNT_POINTS: [&str; 5] = ["dev", "proc", "run", "sys", "tmp"];
 /// What there is beside what was packed: the kernel's own archive has the first, systemd's boot stub adds the others, and none
 /// of them is run or read as a unit. Credentials and extensions are not among them.
-const MADE: [(&str, Kind, u32); 6] = [
+const MADE: [(&str, Kind, u32); 7] = [
     ("root", Kind::Directory, 0o700),
     (".extra", Kind::Directory, 0o555),
+    (".extra/boot-secret", Kind::File(None), 0o400),
     (".extra/os-release", Kind::File(None), 0o444),
     (".extra/profile", Kind::File(None), 0o444),
     (".extra/tpm2-pcr-public-key.pem", Kind::File(None), 0o444),

@@ -278,6 +278,7 @@ impl Scenario {
     /// It is the boot loader that adds it: an entry that nobody signed names it, and the stub is one that takes it.
     pub fn by_loader(mut self) -> Self {
         self.by_loader = true;
+        self.firmware = Some(Tier::All);
         self.firmware_only().uki("--stub").uki("forky").loader("default attack.conf\n")
     }
 
