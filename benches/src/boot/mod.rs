@@ -67,9 +67,16 @@ fn boot(kind: Kind, kernel: &str, root: Root) -> Result<Boot> {
         .command(LIMIT)?,
         Kind::Emulated => {
             disk.change(&Change::OnEsp(root.uki()?, "EFI/BOOT/BOOTX64.EFI".to_owned()))?;
-            Firmware { disk: &disk, secure_boot: true, reboots: false, strings: &[], scratch: scratch.path() }
-                .command(LIMIT)?
-                .into()
+            Firmware {
+                disk: &disk,
+                secure_boot: true,
+                reboots: false,
+                variables: &[],
+                strings: &[],
+                scratch: scratch.path(),
+            }
+            .command(LIMIT)?
+            .into()
         }
     };
     let log = builders::logs("benches")?.join(format!("boot-{}-{}", kind.key(), root.name()));

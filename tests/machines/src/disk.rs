@@ -44,6 +44,13 @@ pub enum Change {
         /// Which byte of the block.
         byte: u64,
     },
+    /// Has the journal overwrite a block of a file of the repository when the filesystem is mounted.
+    Replay {
+        /// `objects/…`
+        object: String,
+        /// Which block of it.
+        block: u64,
+    },
     /// Commands of debugfs(8).
     Debugfs(Vec<String>),
     /// Makes a file with this content; commands of debugfs(8) name it `{file}`.
@@ -78,6 +85,7 @@ impl Disk {
     pub fn change(&self, change: &Change) -> Result<()> {
         match change {
             Change::Flip { object, block, byte } => self.flip(object, block, *byte),
+            Change::Replay { object, block } => self.replay(object, *block),
             Change::Debugfs(commands) => self.debugfs(commands),
             Change::Write(content, commands) => {
                 let file = self.folder.path().join("written");
@@ -131,15 +139,29 @@ impl Disk {
             Block::Middle => self.size_of(object)?.div_ceil(BLOCK) / 2,
             Block::Number(number) => *number,
         };
-        let found = self.ask_debugfs(&format!("bmap /composefs/{object} {number}"))?;
-        let physical: u64 = found.trim().parse().map_err(|_| anyhow!("bmap of '{object}': found '{found}'"))?;
-        ensure!(physical > 0, "'{object}' has no block {number}");
+        let physical = self.physical_block(object, number)?;
         let disk = File::options().read(true).write(true).open(self.path())?;
         let position = ROOT + physical * BLOCK + byte;
         let mut content = [0];
         disk.read_exact_at(&mut content, position)?;
         disk.write_all_at(&[content[0] ^ 0xff], position)?;
         Ok(())
+    }
+
+    /// Where on the filesystem a block of a file of the repository is.
+    fn physical_block(&self, object: &str, number: u64) -> Result<u64> {
+        let found = self.ask_debugfs(&format!("bmap /composefs/{object} {number}"))?;
+        let physical: u64 = found.trim().parse().map_err(|_| anyhow!("bmap of '{object}': found '{found}'"))?;
+        ensure!(physical > 0, "'{object}' has no block {number}");
+        Ok(physical)
+    }
+
+    fn replay(&self, object: &str, block: u64) -> Result<()> {
+        let physical = self.physical_block(object, block)?;
+        let content = self.folder.path().join("replayed");
+        fs::write(&content, vec![0x5a; usize::try_from(BLOCK)?])?;
+        let write = format!("journal_write -b {physical} {}", content.display());
+        self.debugfs(&["journal_open".into(), write, "journal_close".into()])
     }
 
     /// Puts a file on the EFI system partition.

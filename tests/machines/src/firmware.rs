@@ -21,6 +21,8 @@ pub struct Firmware<'a> {
     pub secure_boot: bool,
     /// Goes on when the machine restarts.
     pub reboots: bool,
+    /// Variables that outlive a restart, of systemd's boot loader by their names, with their content.
+    pub variables: &'a [(&'static str, &'static str)],
     /// SMBIOS strings of type 11, as whoever sets up the machine can give them.
     pub strings: &'a [String],
     /// For its variables and what it writes.
@@ -36,7 +38,11 @@ impl Firmware<'_> {
         let variables = if self.secure_boot { "OVMF_VARS_4M.snakeoil.fd" } else { "OVMF_VARS_4M.fd" };
         let own = self.scratch.join("variables");
         let from = Path::new(FIRMWARE).join(variables);
-        fs::copy(&from, &own).with_context(|| format!("{} (Debian's package ovmf)", from.display()))?;
+        let mut store = fs::read(&from).with_context(|| format!("{} (Debian's package ovmf)", from.display()))?;
+        for (name, content) in self.variables {
+            add_variable(&mut store, name, content)?;
+        }
+        fs::write(&own, store).with_context(|| own.display().to_string())?;
         let mut command = Command::new("timeout");
         command.args(["--foreground", "-k", "5", &(limit.as_secs() + 10).to_string(), "qemu-system-x86_64"]);
         command.args([
@@ -67,4 +73,39 @@ impl Firmware<'_> {
         }
         Ok(command)
     }
+}
+
+/// Adds a variable to a store of OVMF's, as the firmware itself would for whoever sets it: it outlives a restart.
+///
+/// Source: `AUTHENTICATED_VARIABLE_HEADER` of edk2's `VariableFormat.h`.
+fn add_variable(store: &mut [u8], name: &str, content: &str) -> Result<()> {
+    /// The firmware volume's header is in front of the store's, which is this long.
+    const STORE_HEADER: usize = 28;
+    const HEADER: usize = 60;
+    /// Vendor of systemd's boot loader: 4a67b082-0a4c-41cf-b6c7-440b29bb8c4f.
+    const LOADER: [u8; 16] =
+        [0x82, 0xb0, 0x67, 0x4a, 0x4c, 0x0a, 0xcf, 0x41, 0xb6, 0xc7, 0x44, 0x0b, 0x29, 0xbb, 0x8c, 0x4f];
+    let text = |text: &str| text.encode_utf16().chain([0]).flat_map(u16::to_le_bytes).collect::<Vec<_>>();
+    let (name, content) = (text(name), text(content));
+    let length = |bytes: &[u8]| anyhow::Ok(u32::try_from(bytes.len())?.to_le_bytes());
+    let volume_header = u16::from_le_bytes([store[48], store[49]]);
+    let mut at = usize::from(volume_header) + STORE_HEADER;
+    let field = |store: &[u8], at: usize| {
+        usize::try_from(u32::from_le_bytes(store[at..at + 4].try_into()?)).map_err(anyhow::Error::from)
+    };
+    while store[at..at + 2] == [0xaa, 0x55] {
+        at += (HEADER + field(store, at + 36)? + field(store, at + 40)?).next_multiple_of(4);
+    }
+    let mut variable = vec![0xaa, 0x55, 0x3f, 0];
+    // Non-volatile, for boot services and at run time.
+    variable.extend(7_u32.to_le_bytes());
+    // Monotonic count, time stamp, index of a public key: of variables without authentication, nothing.
+    variable.extend([0; 8 + 16 + 4]);
+    variable.extend(length(&name)?);
+    variable.extend(length(&content)?);
+    variable.extend(LOADER);
+    variable.extend(name);
+    variable.extend(content);
+    store[at..at + variable.len()].copy_from_slice(&variable);
+    Ok(())
 }

@@ -1,6 +1,7 @@
 //! Attacks on how the machine is started: command line, configuration, units, mounts, firmware and boot loader.
 
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -65,6 +66,14 @@ pub fn asked() -> Vec<Scenario> {
         case("config_unknown_key")
             .policy("krag = \"optional\"")
             .refused_like("ask: /usr/lib/sealroot/sealroot.toml:3: unknown key 'policy.krag', expected one of .*"),
+        // What is wrong in a file changes nothing about what follows.
+        case("config_unknown_key_and_poweroff")
+            .policy("on-failure = \"poweroff\"")
+            .policy("krag = \"optional\"")
+            .comes(Expected::RefusedLikeAnd(
+                "ask: /usr/lib/sealroot/sealroot.toml:4: unknown key 'policy.krag', expected one of .*",
+                "poweroff",
+            )),
         // A machine without firmware that enforces anything.
         case("secure_boot_required_and_absent")
             .native_only()
@@ -299,8 +308,47 @@ pub fn nothing_happens() -> Vec<Scenario> {
         // An addon with a command line, beside the image.
         .on_esp(unsigned_addon, "EFI/sealed.efi.extra.d/unsigned.addon.efi")
         .on_esp(signed_addon, "EFI/sealed.efi.extra.d/signed.addon.efi")
+        // What the stub passes on of what lies there.
+        .on_esp(plain_credential, "EFI/sealed.efi.extra.d/planted.cred")
+        .on_esp(plain_credential, "loader/credentials/planted.cred")
+        .on_esp(extension, "EFI/sealed.efi.extra.d/planted.sysext.raw")
+        // What the booted system would merge.
+        .debugfs(&[
+            "cd /{state}/var",
+            "mkdir lib",
+            "cd lib",
+            "mkdir extensions",
+            "cd extensions",
+            "mkdir planted",
+            "cd planted",
+            "mkdir usr",
+            "cd usr",
+            "mkdir lib",
+            "cd lib",
+            "mkdir extension-release.d",
+            "mkdir systemd",
+            "cd systemd",
+            "mkdir system",
+            "cd system",
+            "mkdir multi-user.target.wants",
+            "symlink multi-user.target.wants/planted.service ../planted.service",
+        ])
+        .write(
+            Content::Text("ID=_any\n".into()),
+            &[
+                "cd /{state}/var/lib/extensions/planted/usr/lib/extension-release.d",
+                "write {file} extension-release.planted",
+            ],
+        )
+        .write(
+            Content::Text(EXTENSION_UNIT.into()),
+            &["cd /{state}/var/lib/extensions/planted/usr/lib/systemd/system", "write {file} planted.service"],
+        )
+        // The physical root takes itself for an initramfs.
+        .write(Content::Text("ID=planted\n".into()), &["cd /etc", "write {file} initrd-release"])
         .drop_in(SEALROOT, SKIPPED)
         .drop_in(PIVOT, NO_GATE)
+        .never_says("extension-was-here")
         // overlayfs refuses to follow it, and so to look it up.
         .says("refusing to follow metacopy origin for (/planted-redirect)")
         // Hidden where it was planted to be hidden, and nowhere else.
@@ -312,7 +360,13 @@ pub fn nothing_happens() -> Vec<Scenario> {
             .must(&format!("/{folder}/planted-setuid"), "65534")
             .must(&format!("/{folder}/planted-device"), ".*Permission denied");
     }
-    let scenario = scenario.also_with_firmware(&["second_karg", "addon_unsigned", "addon_signed_with_another_key"]);
+    let scenario = scenario.also_with_firmware(&[
+        "second_karg",
+        "addon_unsigned",
+        "addon_signed_with_another_key",
+        "credentials_on_the_esp",
+        "extension_on_the_esp",
+    ]);
     vec![scenario.also(&[
         "repository_says_insecure",
         "setuid_files_planted",
@@ -323,6 +377,8 @@ pub fn nothing_happens() -> Vec<Scenario> {
         "credential_against_the_service",
         "credential_against_the_gate",
         "root_mounted_read_only",
+        "extension_in_var",
+        "initrd_release_planted",
     ])]
 }
 
@@ -356,6 +412,13 @@ pub fn open() -> Vec<Scenario> {
 pub fn before() -> Vec<Scenario> {
     vec![
         case("unsigned_uki").firmware_only().boundary().uki("--unsigned").comes(Expected::RefusedByFirmware),
+        // A boot loader's own variable does not outlive the boot: this one would have the machine restart for ever.
+        case("boot_counter_planted")
+            .firmware_only()
+            .planted("LoaderBootCountPath", "\\EFI\\Linux\\planted+3.efi")
+            .image_replaced()
+            .refused("measure: {image}: expected sha512:{digest}, measured sha512:{other}")
+            .says("LoaderBootCountPath"),
         case("second_karg_without_secure_boot")
             .firmware_only()
             .boundary()
@@ -378,6 +441,31 @@ fn attack_entry(world: &World, scenario: &Scenario, scratch: &Path) -> Result<Pa
     let entry = scratch.join("attack.conf");
     fs::write(&entry, format!("title attack\nefi /EFI/sealed.efi\noptions {} {more}\n", line.display()))?;
     Ok(entry)
+}
+
+const EXTENSION_UNIT: &str =
+    "[Unit]\nDefaultDependencies=no\n[Service]\nExecStart=/bin/echo extension-was-here\nStandardOutput=tty\n";
+
+/// A credential that nobody encrypted.
+fn plain_credential(_: &World, _: &Scenario, scratch: &Path) -> Result<PathBuf> {
+    let file = scratch.join("planted.cred");
+    fs::write(&file, "planted")?;
+    Ok(file)
+}
+
+/// A system extension with a unit, for the initramfs and for the booted system.
+fn extension(_: &World, _: &Scenario, scratch: &Path) -> Result<PathBuf> {
+    let (tree, image) = (scratch.join("extension"), scratch.join("planted.sysext.raw"));
+    let units = tree.join("usr/lib/systemd/system");
+    fs::create_dir_all(tree.join("usr/lib/extension-release.d"))?;
+    fs::write(tree.join("usr/lib/extension-release.d/extension-release.planted"), "ID=_any\n")?;
+    for target in ["initrd.target.wants", "multi-user.target.wants"] {
+        fs::create_dir_all(units.join(target))?;
+        symlink("../planted.service", units.join(target).join("planted.service"))?;
+    }
+    fs::write(units.join("planted.service"), EXTENSION_UNIT)?;
+    disk::run(Command::new("mke2fs").args(["-q", "-t", "ext4", "-d"]).arg(&tree).arg(&image).arg("2M"))?;
+    Ok(image)
 }
 
 fn unsigned_addon(_: &World, _: &Scenario, _: &Path) -> Result<PathBuf> {

@@ -29,6 +29,26 @@ pub fn image() -> Vec<Scenario> {
         flipped("image_descriptor_flipped", Place::Descriptor(0)).refused(UNOPENED),
         flipped("image_descriptor_root_hash_flipped", Place::Descriptor(16))
             .refused_like("measure: {image}: expected sha512:{digest}, measured sha512:[0-9a-f]{128}"),
+        // By the filesystem itself, when it is mounted.
+        case("image_overwritten_by_the_journal").journal_replayed().refused(DAMAGED),
+        // Flags of the inode: extents and fs-verity, and one more.
+        case("image_marked_encrypted")
+            .debugfs(&["set_inode_field /composefs/{image_object} flags 0x180800"])
+            .refused_like("(find|measure): {image}: .*"),
+        case("image_marked_immutable").systemd().debugfs(&["set_inode_field /composefs/{image_object} flags 0x180010"]),
+        // Nobody waits until that is hashed.
+        case("image_without_end")
+            .policy("missing-verity = \"enable\"")
+            .write(
+                Content::Text("x".into()),
+                &[
+                    "cd /composefs/images",
+                    "rm {digest}",
+                    "write {file} {digest}",
+                    "set_inode_field {digest} size 0xfffffff000",
+                ],
+            )
+            .refused("measure: {image}: expected at most 1073741824 bytes without fs-verity, found 1099511623680"),
         // A file with fs-verity whose size is another in the inode.
         grown("image_truncated", "set_inode_field /composefs/{image_object} size 8192"),
         grown("image_grown", "set_inode_field /composefs/{image_object} size {grown_size}"),

@@ -28,6 +28,8 @@ pub enum Expected {
     },
     /// Refused for a reason like this pattern.
     RefusedLike(String),
+    /// The same, with this action.
+    RefusedLikeAnd(&'static str, &'static str),
     /// The firmware does not start the image.
     RefusedByFirmware,
     /// What the command line leaves open is reported and warned of: name and remedy of each.
@@ -96,14 +98,8 @@ pub fn problems(scenario: &Scenario, world: &World, on: On, console: &Console, d
             });
             judge.refused(action);
         }
-        Expected::RefusedLike(reason) => {
-            let reason = world.fill(reason)?;
-            let found = console.reason().unwrap_or_default();
-            judge.unless(whole(&reason, &found), || {
-                format!("expected the refusal '{reason}'\n               found      '{found}'")
-            });
-            judge.refused("halt");
-        }
+        Expected::RefusedLike(reason) => judge.refused_like(&world.fill(reason)?, "halt"),
+        Expected::RefusedLikeAnd(reason, action) => judge.refused_like(&world.fill(reason)?, action),
         Expected::RefusedByFirmware => judge.refused_by_firmware(),
         Expected::Open(openings) => openings.iter().for_each(|(opening, remedy)| judge.open(opening, remedy)),
         Expected::Shell(prompt) => {
@@ -226,6 +222,14 @@ impl Judge<'_> {
         Ok(())
     }
 
+    fn refused_like(&mut self, reason: &str, action: &str) {
+        let found = self.console.reason().unwrap_or_default();
+        self.unless(whole(reason, &found), || {
+            format!("expected the refusal '{reason}'\n               found      '{found}'")
+        });
+        self.refused(action);
+    }
+
     /// sealroot ended the boot itself, and nothing was started, nor could anybody start something.
     fn refused(&mut self, action: &str) {
         if self.on == On::Firmware {
@@ -281,7 +285,7 @@ fn whole(pattern: &str, text: &str) -> bool {
 /// What came of a boot, in a line.
 pub fn seen(scenario: &Scenario, console: &Console) -> String {
     let seen = match &scenario.expected {
-        Expected::Refused { .. } | Expected::RefusedLike(_) => {
+        Expected::Refused { .. } | Expected::RefusedLike(_) | Expected::RefusedLikeAnd(..) => {
             format!("refused: {}", numbered(console.refusal().unwrap_or_default()))
         }
         Expected::RefusedByFirmware => "ignored by the firmware: Access Denied".into(),

@@ -81,8 +81,14 @@ impl Scenario {
                     strings.push(world.fill(string)?);
                 }
                 let (secure_boot, reboots) = (self.secure_boot, self.reboots);
-                let machine =
-                    Firmware { disk: &disk, secure_boot, reboots, strings: &strings, scratch: scratch.path() };
+                let machine = Firmware {
+                    disk: &disk,
+                    secure_boot,
+                    reboots,
+                    variables: &self.variables,
+                    strings: &strings,
+                    scratch: scratch.path(),
+                };
                 machine.command(limit)?.into()
             }
         };
@@ -99,6 +105,7 @@ impl Scenario {
                 let (block, byte) = world.place(*place)?;
                 Change::Flip { object: world.fill("{image_object}")?, block: Block::Number(block), byte }
             }
+            Step::Replay => Change::Replay { object: world.fill("{image_object}")?, block: 2 },
             Step::FlipObject(object) => Change::Flip { object: world.fill(object)?, block: Block::Middle, byte: 8 },
             Step::Debugfs(commands) => Change::Debugfs(fill(commands)?),
             Step::Write(content, commands) => {

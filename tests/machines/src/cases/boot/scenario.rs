@@ -47,6 +47,7 @@ impl On {
 pub(super) enum Step {
     FlipImage(Place),
     FlipObject(&'static str),
+    Replay,
     Debugfs(Vec<String>),
     Write(Content, Vec<String>),
     OnEsp(fn(&World, &Scenario, &Path) -> Result<PathBuf>, &'static str),
@@ -108,6 +109,8 @@ pub struct Scenario {
     pub(super) credentials: Vec<String>,
     /// Whole SMBIOS strings.
     pub(super) strings: Vec<String>,
+    /// What is planted in the firmware, by name.
+    pub(super) variables: Vec<(&'static str, &'static str)>,
     pub(super) steps: Vec<Step>,
     pub(super) loader: Option<&'static str>,
     pub(super) secure_boot: bool,
@@ -150,6 +153,7 @@ pub fn case(name: &'static str) -> Scenario {
         without: None,
         credentials: Vec::new(),
         strings: Vec::new(),
+        variables: Vec::new(),
         steps: Vec::new(),
         loader: None,
         secure_boot: true,
@@ -305,6 +309,18 @@ impl Scenario {
     /// An SMBIOS string of type 11.
     pub fn smbios(mut self, string: &str) -> Self {
         self.strings.push(string.into());
+        self
+    }
+
+    /// A variable of the boot loader's, planted in the firmware so that it outlives the boot.
+    pub fn planted(mut self, name: &'static str, content: &'static str) -> Self {
+        self.variables.push((name, content));
+        self
+    }
+
+    /// The journal overwrites a block of the image when the filesystem is mounted.
+    pub fn journal_replayed(mut self) -> Self {
+        self.steps.push(Step::Replay);
         self
     }
 
