@@ -1,8 +1,8 @@
 //! A copy of a disk image, and what someone can do to it who has the disk but no key.
 
-use std::fs::{self, File};
+use std::fs::{self, File, Permissions};
 use std::io::{Read, Write};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -51,6 +51,8 @@ pub enum Change {
         /// Which block of it.
         block: u64,
     },
+    /// One more partition, with a filesystem that has a setuid program, of the type that is mounted at /home.
+    Home,
     /// Commands of debugfs(8).
     Debugfs(Vec<String>),
     /// Makes a file with this content; commands of debugfs(8) name it `{file}`.
@@ -85,6 +87,7 @@ impl Disk {
     pub fn change(&self, change: &Change) -> Result<()> {
         match change {
             Change::Flip { object, block, byte } => self.flip(object, block, *byte),
+            Change::Home => self.add_home(),
             Change::Replay { object, block } => self.replay(object, *block),
             Change::Debugfs(commands) => self.debugfs(commands),
             Change::Write(content, commands) => {
@@ -154,6 +157,25 @@ impl Disk {
         let physical: u64 = found.trim().parse().map_err(|_| anyhow!("bmap of '{object}': found '{found}'"))?;
         ensure!(physical > 0, "'{object}' has no block {number}");
         Ok(physical)
+    }
+
+    fn add_home(&self) -> Result<()> {
+        const SIZE: u64 = 8 * MIB;
+        let (disk, tree, home) = (self.path(), self.folder.path().join("home.d"), self.folder.path().join("home"));
+        fs::create_dir_all(&tree)?;
+        fs::copy("/usr/bin/id", tree.join("planted-setuid"))?;
+        fs::set_permissions(tree.join("planted-setuid"), Permissions::from_mode(0o4755))?;
+        File::create(&home)?.set_len(SIZE)?;
+        run(Command::new("mke2fs").args(["-q", "-t", "ext4", "-d"]).args([&tree, &home]))?;
+        // Behind the last partition, and a MiB for the table's copy.
+        let start = (fs::metadata(&disk)?.len() - MIB).next_multiple_of(MIB);
+        File::options().write(true).open(&disk)?.set_len(start + SIZE + MIB)?;
+        run(Command::new("sfdisk").args(["-q", "--relocate", "gpt-bak-std"]).arg(&disk))?;
+        let mut append = Command::new("sfdisk").args(["-q", "--append"]).arg(&disk).stdin(Stdio::piped()).spawn()?;
+        let line = format!("start={}, size={}, type=933AC7E1-2EB4-4F13-B844-0E14E2AEF915\n", start / 512, SIZE / 512);
+        append.stdin.take().context("no input")?.write_all(line.as_bytes())?;
+        ensure!(append.wait()?.success(), "sfdisk: there is no place for a partition");
+        copy_into(&home, &disk, start)
     }
 
     fn replay(&self, object: &str, block: u64) -> Result<()> {

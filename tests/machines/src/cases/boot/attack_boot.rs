@@ -258,7 +258,7 @@ const PLANT_FSTAB: [&str; 2] = ["cd /{state}/etc/upper", "write {file} fstab"];
 
 /// What has no effect on a sealed command line, all at once: the machine boots as if nothing had happened.
 pub fn nothing_happens() -> Vec<Scenario> {
-    let mut scenario = case("nothing_happens")
+    let mut scenario = extension_in_var(case("nothing_happens"))
         .systemd()
         .boundary()
         .loader("default attack.conf\n")
@@ -312,7 +312,50 @@ pub fn nothing_happens() -> Vec<Scenario> {
         .on_esp(plain_credential, "EFI/sealed.efi.extra.d/planted.cred")
         .on_esp(plain_credential, "loader/credentials/planted.cred")
         .on_esp(extension, "EFI/sealed.efi.extra.d/planted.sysext.raw")
-        // What the booted system would merge.
+        .home_partition()
+        // The physical root takes itself for an initramfs.
+        .write(Content::Text("ID=planted\n".into()), &["cd /etc", "write {file} initrd-release"])
+        .drop_in(SEALROOT, SKIPPED)
+        .drop_in(PIVOT, NO_GATE)
+        .never_says("extension-was-here")
+        .never_says("home.mount")
+        // overlayfs refuses to follow it, and so to look it up.
+        .says("refusing to follow metacopy origin for (/planted-redirect)")
+        // Hidden where it was planted to be hidden, and nowhere else.
+        .must("hidden", "/etc/debian_version")
+        .says("is set, skipping importing of credentials")
+        .never_says("addon-was-here");
+    for folder in ["var", "etc"] {
+        scenario = scenario
+            .must(&format!("/{folder}/planted-setuid"), "65534")
+            .must(&format!("/{folder}/planted-device"), ".*Permission denied");
+    }
+    let scenario = scenario.also_with_firmware(&[
+        "second_karg",
+        "addon_unsigned",
+        "addon_signed_with_another_key",
+        "credentials_on_the_esp",
+        "extension_on_the_esp",
+    ]);
+    vec![scenario.also(&[
+        "repository_says_insecure",
+        "setuid_files_planted",
+        "devices_planted",
+        "whiteouts_planted",
+        "redirect_planted",
+        "fstab_planted",
+        "credential_against_the_service",
+        "credential_against_the_gate",
+        "root_mounted_read_only",
+        "extension_in_var",
+        "home_partition",
+        "initrd_release_planted",
+    ])]
+}
+
+/// A system extension where the booted system would merge it.
+fn extension_in_var(scenario: Scenario) -> Scenario {
+    scenario
         .debugfs(&[
             "cd /{state}/var",
             "mkdir lib",
@@ -344,42 +387,6 @@ pub fn nothing_happens() -> Vec<Scenario> {
             Content::Text(EXTENSION_UNIT.into()),
             &["cd /{state}/var/lib/extensions/planted/usr/lib/systemd/system", "write {file} planted.service"],
         )
-        // The physical root takes itself for an initramfs.
-        .write(Content::Text("ID=planted\n".into()), &["cd /etc", "write {file} initrd-release"])
-        .drop_in(SEALROOT, SKIPPED)
-        .drop_in(PIVOT, NO_GATE)
-        .never_says("extension-was-here")
-        // overlayfs refuses to follow it, and so to look it up.
-        .says("refusing to follow metacopy origin for (/planted-redirect)")
-        // Hidden where it was planted to be hidden, and nowhere else.
-        .must("hidden", "/etc/debian_version")
-        .says("is set, skipping importing of credentials")
-        .never_says("addon-was-here");
-    for folder in ["var", "etc"] {
-        scenario = scenario
-            .must(&format!("/{folder}/planted-setuid"), "65534")
-            .must(&format!("/{folder}/planted-device"), ".*Permission denied");
-    }
-    let scenario = scenario.also_with_firmware(&[
-        "second_karg",
-        "addon_unsigned",
-        "addon_signed_with_another_key",
-        "credentials_on_the_esp",
-        "extension_on_the_esp",
-    ]);
-    vec![scenario.also(&[
-        "repository_says_insecure",
-        "setuid_files_planted",
-        "devices_planted",
-        "whiteouts_planted",
-        "redirect_planted",
-        "fstab_planted",
-        "credential_against_the_service",
-        "credential_against_the_gate",
-        "root_mounted_read_only",
-        "extension_in_var",
-        "initrd_release_planted",
-    ])]
 }
 
 /// What sealroot cannot close, on a command line that leaves it open.
@@ -402,6 +409,21 @@ pub fn open() -> Vec<Scenario> {
             .must("report-verdict", "sealed")
             .must("root", "composefs:{digest} ro,.*")
             .also(&["fstab_planted_and_read_later", "systemd_unit"]),
+        case("program_run_by_the_command_line")
+            .open()
+            .systemd()
+            .and_karg("systemd.run=/var/planted")
+            .write(
+                Content::Text("#!/bin/sh\necho planted-was-here >/dev/console\n".into()),
+                &["cd /{state}/var", "write {file} planted", "set_inode_field planted mode 0100755"],
+            )
+            .comes(Expected::Bypassed("planted-was-here")),
+        case("home_partition_mounted")
+            .open()
+            .systemd()
+            .home_partition()
+            .comes(Expected::Open(&[("other-partitions", "systemd.gpt_auto=no")]))
+            .says("Mounted home.mount"),
         shell("rd_systemd_unit", "rd.systemd.unit=emergency.target"),
         // By itself it starts nothing from the disk, and the account of root is locked.
         shell("rd_break", "rd.break=pre-mount"),

@@ -48,6 +48,7 @@ pub(super) enum Step {
     FlipImage(Place),
     FlipObject(&'static str),
     Replay,
+    Home,
     Debugfs(Vec<String>),
     Write(Content, Vec<String>),
     OnEsp(fn(&World, &Scenario, &Path) -> Result<PathBuf>, &'static str),
@@ -315,6 +316,12 @@ impl Scenario {
     /// A variable of the boot loader's, planted in the firmware so that it outlives the boot.
     pub fn planted(mut self, name: &'static str, content: &'static str) -> Self {
         self.variables.push((name, content));
+        self
+    }
+
+    /// The disk has one more partition, for /home, with a setuid program.
+    pub fn home_partition(mut self) -> Self {
+        self.steps.push(Step::Home);
         self
     }
 
