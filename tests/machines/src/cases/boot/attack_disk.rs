@@ -186,7 +186,6 @@ fn planted_for_pid_1(name: &'static str) -> Scenario {
     const UNIT: &str = "[Service]\nType=oneshot\nExecStart=/usr/bin/echo the planted unit runs\nStandardOutput=tty\n";
     case(name)
         .systemd()
-        .native_only()
         .write(Content::Text("/var/planted.so\n".into()), &["cd /{state}/etc/upper", "write {file} ld.so.preload"])
         .write(
             Content::Text(UNIT.into()),
