@@ -96,8 +96,9 @@ pub fn run(arguments: &ManifestArguments) -> Result<Written, Failure> {
     })
 }
 
-/// What is wrong with the lists that an initramfs brings of itself and of its command line; nothing where it brings none.
-pub fn problems(initrd: &[u8], initramfs: &Initramfs, command_line: &CommandLine) -> Vec<String> {
+/// What is wrong with the lists that an initramfs brings of itself, with the microcode in front of it, and of its command line;
+/// nothing where it brings none.
+pub fn problems(microcode: &[u8], initrd: &[u8], initramfs: &Initramfs, command_line: &CommandLine) -> Vec<String> {
     let mut problems = Vec::new();
     if let Some(content) = initramfs.get(CMDLINE.trim_start_matches('/')) {
         match content {
@@ -110,7 +111,12 @@ pub fn problems(initrd: &[u8], initramfs: &Initramfs, command_line: &CommandLine
     }
     if let Some(content) = initramfs.get(MANIFEST.trim_start_matches('/')) {
         match content {
-            Content::Bytes(text) => problems.extend(compare(initrd, text).err()),
+            Content::Bytes(text) => {
+                // One begins where four bytes do.
+                let padding = microcode.len().next_multiple_of(4) - microcode.len();
+                let whole = [microcode, [0; 3].get(..padding).unwrap_or_default(), initrd].concat();
+                problems.extend(compare(&whole, text).err());
+            }
             _ => problems.push(format!("initramfs: '{MANIFEST}': expected a small regular file")),
         }
     }
@@ -334,7 +340,7 @@ mod tests {
     fn found(initrd: &[u8], line: &str) -> Vec<String> {
         let wanted = |path: &str| path.starts_with("usr/lib/sealroot/");
         let initramfs = Initramfs::read(initrd, &mut Budget::for_input(initrd.len()), &wanted).unwrap();
-        problems(initrd, &initramfs, &CommandLine::split(line.as_bytes()))
+        problems(&[], initrd, &initramfs, &CommandLine::split(line.as_bytes()))
     }
 
     #[test]
@@ -347,6 +353,16 @@ mod tests {
         assert_eq!(found(&ignoring, LINE), [""; 0]);
         let covered = [whole, archive(&[("dev/more", S_IFREG | 0o644, "")])].concat();
         assert_eq!(found(&covered, LINE), [""; 0]);
+    }
+
+    #[test]
+    fn microcode_is_a_part() {
+        let microcode = archive(&[("kernel", S_IFDIR | 0o755, ""), ("kernel/code", S_IFREG | 0o644, "code")]);
+        let initrd = sealed(&[microcode.clone(), initrd()].concat(), &[]).unwrap()[microcode.len()..].to_vec();
+        let initramfs = Initramfs::read(&initrd, &mut Budget::for_input(initrd.len()), &|_| true).unwrap();
+        let line = CommandLine::split(LINE.as_bytes());
+        assert_eq!(problems(&microcode, &initrd, &initramfs, &line), [""; 0]);
+        assert_eq!(problems(&[], &initrd, &initramfs, &line).len(), 1);
     }
 
     #[test]

@@ -69,7 +69,9 @@ pub fn run(arguments: &UkiArguments) -> Result<UkiVerdict, Failure> {
         verdict.problems.extend(more);
         if let Ok(files) = unpacked.get(initrd) {
             let line = CommandLine::split(pe::text(sections, ".cmdline").ok().flatten().unwrap_or_default());
-            verdict.problems.extend(manifest::problems(initrd, files, &line));
+            // The stub puts microcode in front.
+            let microcode = sections.get(".ucode").copied().unwrap_or_default();
+            verdict.problems.extend(manifest::problems(microcode, initrd, files, &line));
         }
         profiles.push(verdict);
     }
