@@ -1,4 +1,4 @@
-//! Measures sealroot's programs beside others that do the same, in turn (A B A B …), and prints tables for the README.
+//! Measures sealroot's programs beside others that do the same, in turn (A B A B …), and prints tables for docs/performance.md.
 
 mod affinity;
 mod boot;

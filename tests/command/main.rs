@@ -14,5 +14,6 @@ mod digests;
 mod documented;
 mod golden;
 mod images;
+mod install;
 mod manners;
 mod run;

@@ -1,0 +1,38 @@
+# Builds the programs, and installs what a distribution or an image builder needs. The boot program's place in the initramfs is
+# /usr/lib/sealroot, whatever PREFIX is where it is built.
+#
+#   make                              builds both programs, static
+#   make install DESTDIR=DIR          below DIR, which may be the root of an image
+#   make test                         what CI runs
+
+PREFIX ?= /usr
+DESTDIR ?=
+CARGO ?= cargo
+TARGET ?= $(shell uname -m)-unknown-linux-musl
+
+lib = $(DESTDIR)$(PREFIX)/lib
+share = $(DESTDIR)$(PREFIX)/share
+target = $(or $(CARGO_TARGET_DIR),target)/$(TARGET)
+
+.PHONY: all install test
+
+all:
+	$(CARGO) build --release --locked --target $(TARGET) --bin sealroot-initrd
+	$(CARGO) build --profile cli --locked --target $(TARGET) --features cli --bin sealroot
+
+# What was built by `make` is installed, so that root need not build.
+install:
+	install -D -m 755 $(target)/release/sealroot-initrd $(lib)/sealroot/sealroot-initrd
+	install -D -m 755 $(target)/cli/sealroot $(DESTDIR)$(PREFIX)/bin/sealroot
+	cd systemd-units && find . -type f -exec install -D -m 644 {} $(abspath $(lib))/systemd/system/{} \;
+	install -D -m 755 dracut-module/50sealroot/module-setup.sh $(lib)/dracut/modules.d/50sealroot/module-setup.sh
+	install -D -m 644 -t $(share)/man/man1 man/sealroot.1
+	install -D -m 644 -t $(share)/man/man5 man/sealroot.toml.5
+	install -D -m 644 -t $(share)/man/man8 man/sealroot-initrd.8
+	install -D -m 644 man/completions/sealroot.bash $(share)/bash-completion/completions/sealroot
+	install -D -m 644 -t $(share)/zsh/site-functions man/completions/_sealroot
+	install -D -m 644 -t $(share)/fish/vendor_completions.d man/completions/sealroot.fish
+	install -D -m 644 -t $(share)/doc/sealroot README.md SECURITY.md CHANGELOG.md LICENSE-APACHE LICENSE-MIT $(wildcard docs/*.md)
+
+test:
+	./tests/run
