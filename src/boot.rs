@@ -8,26 +8,26 @@ use std::time::{Duration, Instant};
 use rustix::fs::{Mode, OFlags};
 use thiserror::Error;
 
-use crate::added::AddedString;
+use crate::ask::{self, ask, known};
 use crate::assemble::{self, AssembleError, AssembledRoot, assemble};
 use crate::cmdline::CommandLine;
-use crate::config::{Check, Config, FirmwareStrings, OnFailure};
-use crate::firmware::{BootEntry, SecureBoot};
+use crate::config::{Check, Config, OnFailure};
+use crate::firmware::BootEntry;
 use crate::image::{self, ReadAhead};
-use crate::inputs::{self, Firmware, InputError};
+use crate::inputs::{self, Firmware};
 use crate::manifest::{self, MANIFEST};
 use crate::mount::KernelFeatures;
 use crate::mount::root::PhysicalRoot;
 use crate::mount::workbench::{Need, Workbench};
 use crate::objects::{self, CheckedImage};
-use crate::openings::{self, Boot, Opening};
+use crate::openings::Opening;
 use crate::policy::{self, Action, Decision, Policy, Settings, Verification};
 use crate::prove::prove;
+use crate::refusal::chain;
 use crate::report::{CheckRecord, EarlierReport, Report, Verdict};
 use crate::repository::Repository;
 use crate::set_aside::SetAside;
 use crate::stage::Stage;
-use crate::stub::Stub;
 use crate::unmeasured::Limits;
 use crate::verify::verify;
 use crate::whole_file::WholeFiles;
@@ -173,12 +173,7 @@ pub fn refused(sysroot: &Path) -> BootError {
 }
 
 fn look_early() -> Result<(), BootError> {
-    // What is wrong with them, the boot program says. Meanwhile the strict defaults hold.
-    let (ours, theirs) = inputs::configs().unwrap_or_default();
-    let command_line = inputs::command_line().at(Stage::Ask)?;
-    let settings = Settings::resolve(ours, theirs, &command_line);
-    policy::judge_added(&settings, &added(&command_line, &settings)?).at(Stage::Ask)?;
-    judge_as_signed(&command_line)?;
+    ask::look_for_additions().at(Stage::Ask)?;
     // systemd calls its generators again when units have changed things.
     if report::was_compared() {
         return Ok(());
@@ -187,14 +182,6 @@ fn look_early() -> Result<(), BootError> {
     let root = rustix::fs::open("/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
     manifest::compare(root.at(Stage::Ask)?.as_fd(), &manifest).at(Stage::Ask)?;
     report::note_comparison().at(Stage::Ask)
-}
-
-/// Where the initramfs says what the signed command line is, this must be it.
-fn judge_as_signed(command_line: &CommandLine) -> Result<(), BootError> {
-    match inputs::signed_command_lines().at(Stage::Ask)? {
-        Some(signed) => policy::judge_command_line(command_line, &signed).at(Stage::Ask),
-        None => Ok(()),
-    }
 }
 
 fn mount_sealed(sysroot: &Path, report: &mut Report) -> Result<(), BootError> {
@@ -212,28 +199,14 @@ fn mount_sealed(sysroot: &Path, report: &mut Report) -> Result<(), BootError> {
             Verdict::Sealed | Verdict::Unverified | Verdict::NotRequested => {}
         }
     }
-    let command_line = inputs::command_line().at(Stage::Ask)?;
-    let (ours, theirs) = inputs::configs().at(Stage::Ask)?;
-    let settings = Settings::resolve(ours, theirs, &command_line);
-    let firmware = known(Firmware::open());
-    let secure_boot = secure_boot(firmware.as_ref());
-    let added = added(&command_line, &settings)?;
-    judge_as_signed(&command_line)?;
+    let asked = ask().at(Stage::Ask)?;
     if Path::new(MANIFEST).exists() && !report::was_compared() {
         return Err(Refusal::NotCompared).at(Stage::Ask);
     }
-    let stub = firmware.and_then(|firmware| known(firmware.stub()).flatten());
-    let open = openings::find(&Boot {
-        command_line: &command_line,
-        settings: &settings,
-        lockdown: inputs::lockdown(),
-        secure_boot,
-        stub: stub.as_deref().map(Stub::named),
-        filesystem: inputs::physical_filesystem(sysroot),
-    });
-    report.asked(secure_boot, stub, added.clone());
-    report.decided(settings.clone(), open.clone());
-    let policy = match policy::decide(&command_line, settings, secure_boot, &added).at(Stage::Ask)? {
+    let open = asked.openings(inputs::physical_filesystem(sysroot));
+    report.asked(asked.secure_boot(), asked.stub().map(str::to_owned), asked.added().to_vec());
+    report.decided(asked.settings().clone(), open.clone());
+    let policy = match asked.decide().at(Stage::Ask)? {
         Decision::Seal(policy) => policy,
         Decision::NothingToDo(_) => {
             report.not_requested();
@@ -243,7 +216,7 @@ fn mount_sealed(sysroot: &Path, report: &mut Report) -> Result<(), BootError> {
         }
     };
     clock.lap(report, Stage::Ask);
-    let root = build(sysroot, &policy, report, &mut clock, &command_line)?;
+    let root = build(sysroot, &policy, report, &mut clock, asked.command_line())?;
     report.write().at(Stage::Replace)?;
     warn_of_openings(&open);
     let (point, source) = (sysroot.display(), root.source());
@@ -371,31 +344,7 @@ fn look_again(sysroot: &Path) -> Result<(), BootError> {
 }
 
 fn decide_again() -> Result<Decision, BootError> {
-    let command_line = inputs::command_line().at(Stage::Gate)?;
-    let (ours, theirs) = inputs::configs().at(Stage::Gate)?;
-    let settings = Settings::resolve(ours, theirs, &command_line);
-    let added = added(&command_line, &settings)?;
-    judge_as_signed(&command_line)?;
-    policy::decide(&command_line, settings, secure_boot(known(Firmware::open()).as_ref()), &added).at(Stage::Gate)
-}
-
-/// What the machine's set-up adds. Where that is a refusal, so is what cannot be read.
-fn added(command_line: &CommandLine, settings: &Settings) -> Result<Vec<AddedString>, BootError> {
-    policy::judge_hiding(command_line, settings).at(Stage::Ask)?;
-    match settings.firmware_strings.value() {
-        FirmwareStrings::Refuse => inputs::added().at(Stage::Ask),
-        FirmwareStrings::Report => Ok(known(inputs::added()).unwrap_or_default()),
-    }
-}
-
-/// The firmware's state. What cannot be read is no state, which is enough unless one is required.
-fn secure_boot(firmware: Option<&Firmware>) -> SecureBoot {
-    firmware.and_then(|firmware| known(firmware.secure_boot())).unwrap_or(SecureBoot::Unknown)
-}
-
-/// An input that there may be, or nothing and a warning.
-fn known<T>(input: Result<T, InputError>) -> Option<T> {
-    input.inspect_err(|error| log::warn!("{}, ignoring", chain(error))).ok()
+    ask().and_then(|asked| asked.decide()).at(Stage::Gate)
 }
 
 fn warn_of_openings(openings: &[Opening]) {
@@ -491,16 +440,4 @@ fn announce(action: Action, delay: Duration, entry: Option<&BootEntry>) -> Strin
         }
         _ => format!("{} in {seconds} s", action.name()),
     }
-}
-
-/// An error and its causes, from the outside in.
-pub fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }

@@ -29,6 +29,7 @@
 
 pub mod action;
 pub mod added;
+mod ask;
 pub mod assemble;
 pub mod boot;
 pub mod cmdline;
@@ -57,6 +58,7 @@ pub mod policy;
 pub mod printable;
 mod privileges;
 pub mod prove;
+pub mod refusal;
 pub mod report;
 pub mod repository;
 pub mod set_aside;

@@ -186,7 +186,7 @@ mod tests {
         change(folder.path());
         let manifest = Manifest::parse(LIST.as_bytes()).unwrap();
         let root = File::open(folder.path()).unwrap();
-        compare(root.as_fd(), &manifest).map_err(|error| crate::boot::chain(&error))
+        compare(root.as_fd(), &manifest).map_err(|error| crate::refusal::chain(&error))
     }
 
     #[test]

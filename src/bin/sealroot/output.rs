@@ -6,8 +6,8 @@ use std::io::{self, IsTerminal, Write as _};
 use std::process::ExitCode;
 
 use miniserde::{Serialize, json};
-use sealroot::boot::chain;
 use sealroot::printable::{self, is_printable};
+use sealroot::refusal::chain;
 
 /// The version of the JSON documents; it grows when a reader of an older one would be misled.
 const SCHEMA: u32 = 1;

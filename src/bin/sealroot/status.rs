@@ -5,13 +5,13 @@ use std::fs;
 use std::path::Path;
 
 use miniserde::Serialize;
-use sealroot::boot::chain;
 use sealroot::cmdline::BootRequest;
 use sealroot::digest::ImageDigest;
 use sealroot::inputs::{self, Firmware};
 use sealroot::mount::root::{check_options, source};
 use sealroot::mount::table::Mount;
 use sealroot::policy::Verification;
+use sealroot::refusal::chain;
 use sealroot::report::EarlierReport;
 
 use crate::booted;

@@ -8,12 +8,12 @@ use std::ptr;
 
 use miniserde::Serialize;
 use miniserde::json::{self, Value};
-use sealroot::boot::chain;
 use sealroot::cmdline::CommandLine;
 use sealroot::config::{Config, SEALROOT_TOML, SETUP_ROOT_CONF_TOML};
 use sealroot::firmware::{Lockdown, SecureBoot};
 use sealroot::openings::{self, Boot, Opening, PhysicalFilesystem};
 use sealroot::policy::{self, Decision, Policy, Settings, Verification};
+use sealroot::refusal::chain;
 use sealroot::stub::Stub;
 use sealroot::uki::initramfs::{Budget, Content, Initramfs};
 use sealroot::uki::pe::{self, MAX_SIZE, PeError, Sections, Signature, Uki, required};
