@@ -16,7 +16,7 @@ use crate::keep::KeepList;
 use crate::lookup::{self, Links, LookupError};
 use crate::mount::root::{self, DetachedRoot, PhysicalRoot, RootError, RootOrigin, SealedLayers};
 use crate::mount::workbench::{Workbench, WorkbenchError};
-use crate::mount::{FsError, INERT, KernelFeatures, attach, clone_tree, overlay, table, tmpfs};
+use crate::mount::{FsError, INERT, Kernel, attach, clone_tree, overlay, table, tmpfs};
 use crate::policy::Settings;
 use crate::set_aside::{self, KeepError, SetAside};
 use crate::sys::mount_attr;
@@ -132,7 +132,7 @@ struct Assembly<'a> {
     sealed: &'a DetachedRoot,
     physical: &'a PhysicalRoot<'a>,
     workbench: &'a Workbench,
-    features: &'a mut KernelFeatures,
+    kernel: &'a Kernel,
     aside: &'a mut SetAside,
 }
 
@@ -163,7 +163,7 @@ pub fn assemble(
     physical: &PhysicalRoot<'_>,
     settings: &Settings,
     workbench: &Workbench,
-    features: &mut KernelFeatures,
+    kernel: &Kernel,
     aside: &mut SetAside,
 ) -> Result<AssembledRoot, AssembleError> {
     let sysroot = *settings.sysroot.value();
@@ -183,9 +183,9 @@ pub fn assemble(
     ];
     let persistent = |directory: &StateDirectory<'_>| matches!(directory.mount, StateMount::Overlay | StateMount::Bind);
     if sysroot == SysrootMount::Writable || directories.iter().any(persistent) {
-        root::make_writable(physical.mounted(), features).map_err(AssembleError::ReadWrite)?;
+        root::make_writable(physical.mounted(), kernel).map_err(AssembleError::ReadWrite)?;
     }
-    let mut assembly = Assembly { sealed: &sealed, physical, workbench, features, aside };
+    let mut assembly = Assembly { sealed: &sealed, physical, workbench, kernel, aside };
     let mut source = sealed.origin().source();
     let transient = if *settings.transient_root.value() {
         source = format!("transient:composefs={}", sealed.origin().requested().digest().to_hex());
@@ -204,7 +204,7 @@ pub fn assemble(
         }
     }
     attach_physical(physical, root, sysroot)?;
-    let own_mounts = own_mounts(root, &mounts, physical, sysroot, features)?;
+    let own_mounts = own_mounts(root, &mounts, physical, sysroot, kernel)?;
     let origin = sealed.origin().clone();
     let (sealed, layers) = sealed.into_parts();
     Ok(AssembledRoot { mount: transient.unwrap_or(sealed), layers, origin, source, own_mounts })
@@ -215,7 +215,7 @@ fn own_mounts(
     mounts: &[(&'static str, Option<OwnedFd>)],
     physical: &PhysicalRoot<'_>,
     sysroot: SysrootMount,
-    features: &mut KernelFeatures,
+    kernel: &Kernel,
 ) -> Result<Vec<(&'static str, u64)>, AssembleError> {
     let state = mounts.iter().filter_map(|(name, mount)| mount.as_ref().map(|mount| (*name, mount.as_fd())));
     let physical = (sysroot != SysrootMount::None).then_some(("sysroot", physical.copy()));
@@ -223,7 +223,7 @@ fn own_mounts(
         .into_iter()
         .chain(state)
         .chain(physical)
-        .map(|(name, mount)| match table::id(mount, features) {
+        .map(|(name, mount)| match table::id(mount, kernel) {
             Ok(id) => Ok((name, id)),
             Err(reason) => Err(AssembleError::Kernel { subject: "identifier of a mount", reason }),
         })
@@ -290,7 +290,7 @@ impl Assembly<'_> {
             set_aside::set_aside(keep, &layers, self.aside)?;
         }
         let work = work_layer(&state, &name, like)?;
-        let layers = self.features.layers();
+        let layers = self.kernel;
         overlay::writable("overlay", lower, upper, work, directory.attributes, layers)
             .map_err(|reason| AssembleError::Filesystem { name: directory.name, reason })
     }
@@ -317,8 +317,7 @@ impl Assembly<'_> {
         self.workbench.hold(&state, held_name(name))?;
         let upper = upper_layer(&state, "tmpfs", like)?;
         let work = work_layer(&state, "tmpfs", like)?;
-        let mount =
-            overlay::writable(source, lower, upper, work, attributes, self.features.layers()).map_err(failed)?;
+        let mount = overlay::writable(source, lower, upper, work, attributes, self.kernel).map_err(failed)?;
         if name.is_empty() {
             self.workbench.hold(&mount, "transient")?;
         }

@@ -16,7 +16,7 @@ use crate::firmware::BootEntry;
 use crate::image::{self, ReadAhead};
 use crate::inputs::{self, Firmware};
 use crate::manifest::{self, MANIFEST};
-use crate::mount::KernelFeatures;
+use crate::mount::Kernel;
 use crate::mount::root::PhysicalRoot;
 use crate::mount::workbench::{Need, Workbench};
 use crate::objects::{self, CheckedImage};
@@ -191,7 +191,7 @@ fn mount_sealed(sysroot: &Path, report: &mut Report) -> Result<(), BootError> {
         match earlier.verdict() {
             Verdict::Refused => return Err(Refusal::Before { reason: earlier.reason().into() }).at(Stage::Earlier),
             verdict @ (Verdict::Sealed | Verdict::Unverified) if is_in_place(sysroot, &earlier) => {
-                tree::compare(sysroot, earlier.mounts(), &mut KernelFeatures::default()).at(Stage::Earlier)?;
+                tree::compare(sysroot, earlier.mounts(), &Kernel::new()).at(Stage::Earlier)?;
                 let in_place = if verdict == Verdict::Sealed { IN_PLACE } else { UNVERIFIED };
                 log::info!("{in_place} already at '{}'", sysroot.display());
                 return Ok(());
@@ -244,8 +244,8 @@ fn build(
     let found = Repository::open(&mounted).and_then(|repository| repository.find(policy.images())).at(Stage::Find)?;
     report.found(found.requested());
     clock.lap(report, Stage::Find);
-    let mut features = KernelFeatures::default();
-    let accepted = verify(&found, policy, mounted.as_fd(), &mut features, &limits).at(Stage::Measure)?;
+    let kernel = Kernel::new();
+    let accepted = verify(&found, policy, mounted.as_fd(), &kernel, &limits).at(Stage::Measure)?;
     clock.lap(report, Stage::Measure);
     let read_ahead = match settings.check.value() {
         Check::Digest => ReadAhead::Headers,
@@ -261,18 +261,18 @@ fn build(
     }
     report::create_directory().at(Stage::Mount)?;
     let mut aside = SetAside::default();
-    let mut attempt = construct(&checked, mounted.as_fd(), settings, &mut features, &mut aside, report, clock);
+    let mut attempt = construct(&checked, mounted.as_fd(), settings, &kernel, &mut aside, report, clock);
     // Some kernels up to 6.18.5 count an EROFS that is mounted from a file as a level of stacking, and have none left
     // for the overlay over /etc then.
     if let Err(first) = attempt {
-        attempt = if first.may_be_stacking() && features.fall_back_to_loop() {
-            construct(&checked, mounted.as_fd(), settings, &mut features, &mut aside, report, clock)
+        attempt = if first.may_be_stacking() && kernel.fall_back_to_loop() {
+            construct(&checked, mounted.as_fd(), settings, &kernel, &mut aside, report, clock)
                 .map_err(|second| first.and(second))
         } else {
             Err(first)
         };
     }
-    report.kernel(features);
+    report.kernel(kernel.forms());
     if !aside.is_empty() {
         log::warn!("{aside}");
         report.set_aside(aside);
@@ -280,14 +280,14 @@ fn build(
     let (assembled, workbench) = attempt?;
     let proven = prove(assembled, command_line, &files).at(Stage::Prove)?;
     clock.lap(report, Stage::Prove);
-    if let Err(error) = place::link_volatile_root(mounted.as_fd(), &mut features) {
+    if let Err(error) = place::link_volatile_root(mounted.as_fd(), &kernel) {
         log::warn!("{}, ignoring", chain(&error));
     }
     // The kernel tells about attached mounts only: what was built on no workbench is asked about when it is in place.
     let promised = (!workbench.is_attached()).then(|| proven.root().origin());
     place::place(&proven, sysroot, workbench).at(Stage::Replace)?;
-    let mounts = tree::record(sysroot, proven.root().own_mounts(), promised, &mut features).at(Stage::Replace)?;
-    report.kernel(features);
+    let mounts = tree::record(sysroot, proven.root().own_mounts(), promised, &kernel).at(Stage::Replace)?;
+    report.kernel(kernel.forms());
     clock.lap(report, Stage::Replace);
     report.in_place(proven.root().origin().verification(), proven.init(), mounts);
     Ok(proven.into_root())
@@ -298,7 +298,7 @@ fn construct(
     image: &CheckedImage,
     mounted: BorrowedFd<'_>,
     settings: &Settings,
-    features: &mut KernelFeatures,
+    kernel: &Kernel,
     aside: &mut SetAside,
     report: &mut Report,
     clock: &mut Clock,
@@ -306,10 +306,10 @@ fn construct(
     let physical = PhysicalRoot::new(mounted).at(Stage::Mount)?;
     // A transient root hides the sealed one, which is in no tree then.
     let need = if *settings.transient_root.value() { Need::Always } else { Need::IfKernelIsOlder };
-    let workbench = Workbench::new(need, physical.copy(), features).at(Stage::Mount)?;
-    let detached = mount::root::mount(image, &physical, &workbench, features).at(Stage::Mount)?;
+    let workbench = Workbench::new(need, physical.copy(), kernel).at(Stage::Mount)?;
+    let detached = mount::root::mount(image, &physical, &workbench, kernel).at(Stage::Mount)?;
     clock.lap(report, Stage::Mount);
-    let assembled = assemble(detached, &physical, settings, &workbench, features, aside).at(Stage::Assemble)?;
+    let assembled = assemble(detached, &physical, settings, &workbench, kernel, aside).at(Stage::Assemble)?;
     clock.lap(report, Stage::Assemble);
     Ok((assembled, workbench))
 }
@@ -318,7 +318,7 @@ fn construct(
 /// a new physical root: it gets all the checks. (Where identifiers are used again, it can also look like the old one,
 /// changed: a refusal.)
 fn is_in_place(sysroot: &Path, earlier: &EarlierReport) -> bool {
-    match (tree::root_id(sysroot, &mut KernelFeatures::default()), earlier.mounts().first()) {
+    match (tree::root_id(sysroot, &Kernel::new()), earlier.mounts().first()) {
         (Ok(id), Some(root)) => id == root.id(),
         _ => false,
     }
@@ -327,7 +327,7 @@ fn is_in_place(sysroot: &Path, earlier: &EarlierReport) -> bool {
 fn look_again(sysroot: &Path) -> Result<(), BootError> {
     privileges::drop_unneeded().at(Stage::Privileges)?;
     let earlier = EarlierReport::read().at(Stage::Gate)?.ok_or(Refusal::NoReport).at(Stage::Gate)?;
-    let compare = || tree::compare(sysroot, earlier.mounts(), &mut KernelFeatures::default()).at(Stage::Gate);
+    let compare = || tree::compare(sysroot, earlier.mounts(), &Kernel::new()).at(Stage::Gate);
     match earlier.verdict() {
         Verdict::Sealed => compare(),
         Verdict::Refused => Err(Refusal::Before { reason: earlier.reason().into() }).at(Stage::Gate),

@@ -15,7 +15,7 @@ use thiserror::Error;
 
 use crate::digest::{Algorithm, ImageDigest};
 use crate::merkle;
-use crate::mount::KernelFeatures;
+use crate::mount::Kernel;
 use crate::mount::root::{self, RootError};
 use crate::repository::{Repository, RepositoryError, UnverifiedImage};
 use crate::sys::verity;
@@ -65,12 +65,12 @@ fn step_name(reason: &Errno) -> &'static str {
 pub fn enable(
     image: &UnverifiedImage,
     mounted: BorrowedFd<'_>,
-    features: &mut KernelFeatures,
+    kernel: &Kernel,
     limits: &Limits,
 ) -> Result<(), EnableError> {
     let expected = image.requested().digest();
     // A mount through which the kernel may write; the file's content is only read.
-    let copy = root::writable_copy(mounted, features).map_err(EnableError::ReadWrite)?;
+    let copy = root::writable_copy(mounted, kernel).map_err(EnableError::ReadWrite)?;
     let image = Repository::open(&copy)?.find(&[image.requested().clone()])?;
     let file = image.open().map_err(EnableError::Open)?;
     let computed = limits.image_digest(&file, expected.algorithm()).map_err(|error| match error {

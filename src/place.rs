@@ -12,7 +12,7 @@ use thiserror::Error;
 
 use crate::mount::table::{self, TableError};
 use crate::mount::workbench::{Workbench, WorkbenchError};
-use crate::mount::{self, KernelFeatures};
+use crate::mount::{self, Kernel};
 use crate::prove::ProvenRoot;
 
 /// Where systemd looks for the block device below a root that is none (systemd-gpt-auto-generator(8)).
@@ -89,14 +89,11 @@ pub enum VolatileRootError {
 
 /// Leaves the link by which systemd finds the block device of the physical root once / is an overlay. A link that is
 /// there already stays.
-pub fn link_volatile_root(
-    physical_root: BorrowedFd<'_>,
-    features: &mut KernelFeatures,
-) -> Result<(), VolatileRootError> {
+pub fn link_volatile_root(physical_root: BorrowedFd<'_>, kernel: &Kernel) -> Result<(), VolatileRootError> {
     let found = rustix::fs::fstat(physical_root).map_err(|reason| VolatileRootError::Link(reason.into()))?;
     let device = match major(found.st_dev) {
         // Filesystems that span devices, like btrfs, have a number of their own.
-        0 => source_device(physical_root, features)?,
+        0 => source_device(physical_root, kernel)?,
         _ => found.st_dev,
     };
     let target = format!("/dev/block/{}:{}", major(device), minor(device));
@@ -111,8 +108,8 @@ pub fn link_volatile_root(
     }
 }
 
-fn source_device(physical_root: BorrowedFd<'_>, features: &mut KernelFeatures) -> Result<u64, VolatileRootError> {
-    let source = table::mount_of(physical_root, features)?.source;
+fn source_device(physical_root: BorrowedFd<'_>, kernel: &Kernel) -> Result<u64, VolatileRootError> {
+    let source = table::mount_of(physical_root, kernel)?.source;
     match std::fs::metadata(&source) {
         Ok(found) if source.starts_with("/dev/") && found.rdev() != makedev(0, 0) => Ok(found.rdev()),
         _ => Err(VolatileRootError::NoDevice { found: source }),

@@ -17,7 +17,7 @@ use thiserror::Error;
 use crate::added::AddedString;
 use crate::cmdline::RequestedImage;
 use crate::firmware::SecureBoot;
-use crate::mount::KernelFeatures;
+use crate::mount::kernel::Forms;
 use crate::openings::Opening;
 use crate::policy::{Action, Settings, Verification};
 use crate::set_aside::SetAside;
@@ -88,7 +88,7 @@ pub struct Report {
     firmware_strings: Vec<AddedString>,
     policy: Option<Settings>,
     openings: Vec<Opening>,
-    kernel: Option<KernelFeatures>,
+    kernel: Option<Forms>,
     set_aside: Option<SetAside>,
     checks: Vec<CheckRecord>,
     mounts: Vec<MountRecord>,
@@ -186,8 +186,8 @@ impl Report {
     }
 
     /// Records what was found out about the kernel.
-    pub fn kernel(&mut self, features: KernelFeatures) {
-        self.kernel = Some(features);
+    pub fn kernel(&mut self, forms: Forms) {
+        self.kernel = Some(forms);
     }
 
     /// Records what was set aside of a persistent /etc.

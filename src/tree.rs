@@ -11,7 +11,7 @@ use rustix::io::Errno;
 use thiserror::Error;
 
 use crate::lookup::LookupError;
-use crate::mount::KernelFeatures;
+use crate::mount::Kernel;
 use crate::mount::root::{self, RootError, RootOrigin};
 use crate::mount::table::{self, Mount, TableError, Tree};
 
@@ -115,9 +115,9 @@ pub fn record(
     path: &Path,
     own: &[(&'static str, u64)],
     promised: Option<&RootOrigin>,
-    features: &mut KernelFeatures,
+    kernel: &Kernel,
 ) -> Result<Vec<MountRecord>, TreeError> {
-    let tree = tree(path, features)?;
+    let tree = tree(path, kernel)?;
     if let Some(origin) = promised {
         root::check_options(&tree.root, &origin.source(), origin.verification())?;
     }
@@ -135,8 +135,8 @@ pub fn record(
 /// Compares the tree at `path` with what was recorded. A further mount is harmless outside sealed content and over an
 /// empty directory of the sealed root that is not below /usr or /etc, whose content is used by its name alone. Over what
 /// systemd takes along from the initramfs (/run, /dev, /proc, /sys), it must be the initramfs's own.
-pub fn compare(path: &Path, recorded: &[MountRecord], features: &mut KernelFeatures) -> Result<(), TreeError> {
-    judge(path, &tree(path, features)?, recorded)
+pub fn compare(path: &Path, recorded: &[MountRecord], kernel: &Kernel) -> Result<(), TreeError> {
+    judge(path, &tree(path, kernel)?, recorded)
 }
 
 fn judge(path: &Path, tree: &Tree, recorded: &[MountRecord]) -> Result<(), TreeError> {
@@ -160,8 +160,8 @@ fn judge(path: &Path, tree: &Tree, recorded: &[MountRecord]) -> Result<(), TreeE
 }
 
 /// The mounts at `path`, which must be one, and those below it.
-fn tree(path: &Path, features: &mut KernelFeatures) -> Result<Tree, TreeError> {
-    let tree = table::tree(path, features).map_err(|reason| TreeError::Table { path: path.into(), reason })?;
+fn tree(path: &Path, kernel: &Kernel) -> Result<Tree, TreeError> {
+    let tree = table::tree(path, kernel).map_err(|reason| TreeError::Table { path: path.into(), reason })?;
     if tree.root.point != path {
         return Err(TreeError::Nothing { path: path.into() });
     }
@@ -227,9 +227,9 @@ fn new_root_path(mount: &Mount, path: &Path) -> PathBuf {
 }
 
 /// The identifier of the mount at `path`.
-pub fn root_id(path: &Path, features: &mut KernelFeatures) -> Result<u64, TreeError> {
+pub fn root_id(path: &Path, kernel: &Kernel) -> Result<u64, TreeError> {
     let failed = |reason| TreeError::Kernel { path: path.into(), reason };
-    open(path).and_then(|root| table::id(root, features)).map_err(failed)
+    open(path).and_then(|root| table::id(root, kernel)).map_err(failed)
 }
 
 fn open(path: &Path) -> Result<OwnedFd, Errno> {

@@ -13,7 +13,7 @@ use crate::cmdline::RequestedImage;
 use crate::config::MissingVerity;
 use crate::digest::{Algorithm, ImageDigest};
 use crate::enable::{self, EnableError};
-use crate::mount::KernelFeatures;
+use crate::mount::Kernel;
 use crate::policy::{Policy, Verification};
 use crate::repository::{UnverifiedImage, image_name};
 use crate::sys::verity;
@@ -142,10 +142,10 @@ pub fn verify(
     image: &UnverifiedImage,
     policy: &Policy,
     mounted: BorrowedFd<'_>,
-    features: &mut KernelFeatures,
+    kernel: &Kernel,
     limits: &Limits,
 ) -> Result<AcceptedImage, VerifyError> {
-    accept(image, policy, mounted, features, limits).map_err(|found| VerifyError {
+    accept(image, policy, mounted, kernel, limits).map_err(|found| VerifyError {
         name: image_name(image.requested().digest()),
         expected: image.requested().digest(),
         found: found.into(),
@@ -156,12 +156,12 @@ fn accept(
     image: &UnverifiedImage,
     policy: &Policy,
     mounted: BorrowedFd<'_>,
-    features: &mut KernelFeatures,
+    kernel: &Kernel,
     limits: &Limits,
 ) -> Result<AcceptedImage, Found> {
     match measure_image(image) {
         Err(Found::NoVerity(_)) if *policy.settings().missing_verity.value() == MissingVerity::Enable => {
-            enable::enable(image, mounted, features, limits).map_err(|error| match error {
+            enable::enable(image, mounted, kernel, limits).map_err(|error| match error {
                 EnableError::Limit(error) => Found::Unmeasurable(error),
                 error => Found::NotEnabled(error),
             })?;

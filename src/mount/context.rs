@@ -6,7 +6,7 @@ use rustix::io::Errno;
 use rustix::mount::{FsMountFlags, FsOpenFlags, FsPickFlags, MountAttrFlags};
 use thiserror::Error;
 
-use super::features::LayerForm;
+use super::kernel::{Kernel, LayerForm};
 use crate::lookup;
 
 /// The kernel keeps eight messages for a context (`struct fc_log`).
@@ -102,15 +102,15 @@ impl FsContext {
     }
 
     /// Sets an option whose value is a directory.
-    pub fn set_directory(&self, key: &str, directory: BorrowedFd<'_>, form: &mut LayerForm) -> Result<(), FsError> {
-        if *form == LayerForm::Fd {
+    pub fn set_directory(&self, key: &str, directory: BorrowedFd<'_>, kernel: &Kernel) -> Result<(), FsError> {
+        if kernel.forms().layers == LayerForm::Fd {
             match rustix::mount::fsconfig_set_fd(&self.context, key, directory) {
                 Ok(()) => return Ok(()),
                 // Before Linux 6.15 none of O_PATH are taken (EBADF), before 6.13 none at all (EINVAL, too, and ENOTSUP
                 // before 6.5).
                 Err(Errno::INVAL | Errno::OPNOTSUPP | Errno::BADF) => {
                     self.messages();
-                    *form = LayerForm::Path;
+                    kernel.learn(|forms| forms.layers = LayerForm::Path);
                 }
                 Err(reason) => return Err(self.error(format!("option {key}"), reason)),
             }
@@ -124,16 +124,16 @@ impl FsContext {
         &self,
         lower: BorrowedFd<'_>,
         data: Option<BorrowedFd<'_>>,
-        form: &mut LayerForm,
+        kernel: &Kernel,
     ) -> Result<(), FsError> {
-        if *form != LayerForm::List {
-            match self.set_directory("lowerdir+", lower, form) {
-                Ok(()) => return data.map_or(Ok(()), |data| self.set_directory("datadir+", data, form)),
+        if kernel.forms().layers != LayerForm::List {
+            match self.set_directory("lowerdir+", lower, kernel) {
+                Ok(()) => return data.map_or(Ok(()), |data| self.set_directory("datadir+", data, kernel)),
                 // Before Linux 6.7 layers cannot be added one by one.
                 Err(error) if error.reason() == Errno::INVAL => {
                     // Where it does not help, something else is wrong, and the newer form's error says what.
                     self.set_list(lower, data).map_err(|_| error)?;
-                    *form = LayerForm::List;
+                    kernel.learn(|forms| forms.layers = LayerForm::List);
                     return Ok(());
                 }
                 Err(error) => return Err(error),

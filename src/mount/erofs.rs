@@ -11,8 +11,8 @@ use rustix::io::Errno;
 use rustix::mount::MountAttrFlags;
 use thiserror::Error;
 
-use super::features::ErofsSource;
-use super::{FsContext, FsError, INERT, KernelFeatures};
+use super::kernel::ErofsSource;
+use super::{FsContext, FsError, INERT, Kernel};
 use crate::lookup;
 use crate::sys::loop_device;
 
@@ -50,11 +50,11 @@ pub enum ErofsError {
 }
 
 /// Mounts an image, attached nowhere.
-pub(super) fn mount(image: BorrowedFd<'_>, features: &mut KernelFeatures) -> Result<OwnedFd, ErofsError> {
-    if features.erofs == ErofsSource::File {
+pub(super) fn mount(image: BorrowedFd<'_>, kernel: &Kernel) -> Result<OwnedFd, ErofsError> {
+    if kernel.forms().erofs == ErofsSource::File {
         match mount_source(image) {
             // Before Linux 6.12, and where CONFIG_EROFS_FS_BACKED_BY_FILE is off.
-            Err(error) if error.reason() == Errno::NOTBLK => features.erofs = ErofsSource::Loop,
+            Err(error) if error.reason() == Errno::NOTBLK => kernel.learn(|forms| forms.erofs = ErofsSource::Loop),
             result => return Ok(result?),
         }
     }

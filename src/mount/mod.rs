@@ -2,7 +2,7 @@
 
 pub(crate) mod context;
 pub mod erofs;
-pub mod features;
+pub mod kernel;
 pub mod mountinfo;
 pub mod overlay;
 pub mod root;
@@ -11,7 +11,7 @@ pub mod workbench;
 
 use context::FsContext;
 pub use context::FsError;
-pub use features::KernelFeatures;
+pub use kernel::Kernel;
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;

@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use rustix::io::Errno;
 use rustix::mount::MountAttrFlags;
 
-use super::features::LayerForm;
+use super::kernel::Kernel;
 use super::{FsContext, FsError};
 use crate::policy::Verification;
 
@@ -20,7 +20,7 @@ pub(super) fn sealed(
     verification: Verification,
     image: impl AsFd,
     objects: impl AsFd,
-    form: &mut LayerForm,
+    kernel: &Kernel,
 ) -> Result<OwnedFd, FsError> {
     let context = FsContext::open("overlay")?;
     context.set_string("source", source)?;
@@ -31,7 +31,7 @@ pub(super) fn sealed(
         Errno::INVAL => too_old(error),
         _ => error,
     })?;
-    context.set_layers(image.as_fd(), Some(objects.as_fd()), form)?;
+    context.set_layers(image.as_fd(), Some(objects.as_fd()), kernel)?;
     context.set_flag("ro")?;
     context.mount(MountAttrFlags::MOUNT_ATTR_RDONLY).map_err(|error| match error.reason() {
         // Before Linux 6.5 options are looked at only now.
@@ -64,7 +64,7 @@ pub(crate) fn writable(
     upper: impl AsFd,
     work: impl AsFd,
     attributes: MountAttrFlags,
-    form: &mut LayerForm,
+    kernel: &Kernel,
 ) -> Result<OwnedFd, FsError> {
     let context = FsContext::open("overlay")?;
     context.set_string("source", source)?;
@@ -73,8 +73,8 @@ pub(crate) fn writable(
     {
         context.set_string(key, value)?;
     }
-    context.set_layers(lower.as_fd(), None, form)?;
-    context.set_directory("upperdir", upper.as_fd(), form)?;
-    context.set_directory("workdir", work.as_fd(), form)?;
+    context.set_layers(lower.as_fd(), None, kernel)?;
+    context.set_directory("upperdir", upper.as_fd(), kernel)?;
+    context.set_directory("workdir", work.as_fd(), kernel)?;
     context.mount(attributes)
 }

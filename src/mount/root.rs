@@ -11,7 +11,7 @@ use thiserror::Error;
 use super::erofs::{self, ErofsError};
 use super::table::{self, Mount, TableError};
 use super::workbench::{Workbench, WorkbenchError};
-use super::{FsContext, FsError, INERT, KernelFeatures, clone_tree, overlay};
+use super::{FsContext, FsError, INERT, Kernel, clone_tree, overlay};
 use crate::cmdline::RequestedImage;
 use crate::digest::ImageDigest;
 use crate::objects::CheckedImage;
@@ -108,18 +108,18 @@ impl<'a> PhysicalRoot<'a> {
 
 /// A private copy of the mount that `mounted`, the directory /sysroot, lies on, for writing. The filesystem is made
 /// writable where it was mounted read-only; each mount of it decides for itself.
-pub fn writable_copy(mounted: BorrowedFd<'_>, features: &mut KernelFeatures) -> Result<OwnedFd, RootError> {
-    make_writable(mounted, features)?;
+pub fn writable_copy(mounted: BorrowedFd<'_>, kernel: &Kernel) -> Result<OwnedFd, RootError> {
+    make_writable(mounted, kernel)?;
     clone_tree(mounted, INERT, MountAttrFlags::MOUNT_ATTR_RDONLY).map_err(RootError::Physical)
 }
 
 /// Clears read-only from the filesystem of the physical root where it was mounted so.
-pub fn make_writable(mounted: BorrowedFd<'_>, features: &mut KernelFeatures) -> Result<(), RootError> {
+pub fn make_writable(mounted: BorrowedFd<'_>, kernel: &Kernel) -> Result<(), RootError> {
     let found = rustix::fs::fstatvfs(mounted).map_err(RootError::Statvfs)?;
     if !found.f_flag.contains(StatVfsMountFlags::RDONLY) {
         return Ok(());
     }
-    let mount = table::mount_of(mounted, features)?;
+    let mount = table::mount_of(mounted, kernel)?;
     let context = FsContext::pick("physical root", mounted)?;
     // Whatever is not set again goes back to its default. The first option says whether it is read-only.
     if mount.filesystem == FORGETS_OPTIONS {
@@ -186,25 +186,25 @@ pub fn mount(
     image: &CheckedImage,
     physical: &PhysicalRoot<'_>,
     workbench: &Workbench,
-    features: &mut KernelFeatures,
+    kernel: &Kernel,
 ) -> Result<DetachedRoot, RootError> {
     workbench.hold(physical.copy(), "physical")?;
     let image = image.accepted();
     let origin = RootOrigin { requested: image.requested().clone(), verification: image.verification() };
-    let metadata = erofs::mount(image.file().as_fd(), features)?;
+    let metadata = erofs::mount(image.file().as_fd(), kernel)?;
     workbench.hold(&metadata, "image")?;
     let objects = repository::objects(physical.copy())?;
-    let mount = overlay::sealed(&origin.source(), origin.verification, &metadata, &objects, features.layers())?;
+    let mount = overlay::sealed(&origin.source(), origin.verification, &metadata, &objects, kernel)?;
     workbench.hold(&mount, "sealed")?;
     if workbench.is_attached() {
-        ask_kernel(&mount, &origin, features)?;
+        ask_kernel(&mount, &origin, kernel)?;
     }
     Ok(DetachedRoot { mount, layers: SealedLayers { image: metadata, objects }, origin })
 }
 
 /// Asks the kernel whether what is mounted keeps the promises of a sealed root. It answers for attached mounts only.
-pub fn ask_kernel(mount: impl AsFd, origin: &RootOrigin, features: &mut KernelFeatures) -> Result<(), RootError> {
-    check_options(&table::mount_of(mount, features)?, &origin.source(), origin.verification)
+pub fn ask_kernel(mount: impl AsFd, origin: &RootOrigin, kernel: &Kernel) -> Result<(), RootError> {
+    check_options(&table::mount_of(mount, kernel)?, &origin.source(), origin.verification)
 }
 
 /// The promises of the sealed root, token by token. `metacopy` and `redirect_dir` are shown by the kernel only where

@@ -14,7 +14,7 @@ use rustix::io::Errno;
 use rustix::mount::MountAttrFlags;
 use thiserror::Error;
 
-use super::features::{KernelFeatures, MountIdKind, MountTable};
+use super::kernel::{Kernel, MountIdKind, MountTable};
 use super::mountinfo::{self, Line, MountinfoError};
 use crate::sys::statmount::{self, MountStatus, mask};
 
@@ -95,8 +95,8 @@ struct MountIds {
 }
 
 impl MountIds {
-    fn of(mount: impl AsFd, features: &mut KernelFeatures) -> Result<Self, Errno> {
-        Ok(Self { id: id(&mount, features)?, mountinfo: mountinfo_id(mount)? })
+    fn of(mount: impl AsFd, kernel: &Kernel) -> Result<Self, Errno> {
+        Ok(Self { id: id(&mount, kernel)?, mountinfo: mountinfo_id(mount)? })
     }
 }
 
@@ -104,28 +104,23 @@ impl MountIds {
 ///
 /// # Errors
 /// The kernel's own.
-pub fn id(mount: impl AsFd, features: &mut KernelFeatures) -> Result<u64, Errno> {
-    match unique_id(&mount, Path::new(""), AtFlags::EMPTY_PATH, features)? {
+pub fn id(mount: impl AsFd, kernel: &Kernel) -> Result<u64, Errno> {
+    match unique_id(&mount, Path::new(""), AtFlags::EMPTY_PATH, kernel)? {
         Some(id) => Ok(id),
         None => mountinfo_id(mount),
     }
 }
 
 /// `None` before Linux 6.8.
-fn unique_id(
-    directory: impl AsFd,
-    path: &Path,
-    flags: AtFlags,
-    features: &mut KernelFeatures,
-) -> Result<Option<u64>, Errno> {
+fn unique_id(directory: impl AsFd, path: &Path, flags: AtFlags, kernel: &Kernel) -> Result<Option<u64>, Errno> {
     /// `STATX_MNT_ID_UNIQUE` of `linux/stat.h`
     const UNIQUE: StatxFlags = StatxFlags::from_bits_retain(0x4000);
-    if features.mount_ids == MountIdKind::Reused {
+    if kernel.forms().mount_ids == MountIdKind::Reused {
         return Ok(None);
     }
     let id = ask_for_id(directory, path, flags, UNIQUE)?;
     if id.is_none() {
-        features.mount_ids = MountIdKind::Reused;
+        kernel.learn(|forms| forms.mount_ids = MountIdKind::Reused);
     }
     Ok(id)
 }
@@ -142,10 +137,10 @@ fn ask_for_id(directory: impl AsFd, path: &Path, flags: AtFlags, mask: StatxFlag
 }
 
 /// The mount that a descriptor lies on, which must be attached.
-pub fn mount_of(mount: impl AsFd, features: &mut KernelFeatures) -> Result<Mount, TableError> {
+pub fn mount_of(mount: impl AsFd, kernel: &Kernel) -> Result<Mount, TableError> {
     let failed = |reason| TableError::Kernel { mount: "of an open file".into(), call: "statx", reason };
-    let id = id(&mount, features).map_err(failed)?;
-    if let Some(status) = try_statmount(id, features)? {
+    let id = id(&mount, kernel).map_err(failed)?;
+    if let Some(status) = try_statmount(id, kernel)? {
         return Ok(from_status(status));
     }
     let ids = MountIds { id, mountinfo: mountinfo_id(mount).map_err(failed)? };
@@ -156,31 +151,33 @@ pub fn mount_of(mount: impl AsFd, features: &mut KernelFeatures) -> Result<Mount
 }
 
 /// The mounts at `path` and below it.
-pub fn tree(path: &Path, features: &mut KernelFeatures) -> Result<Tree, TableError> {
+pub fn tree(path: &Path, kernel: &Kernel) -> Result<Tree, TableError> {
     let above = path.parent().unwrap_or(Path::new("/"));
-    if features.mount_table == MountTable::Statmount
-        && let (Some(root), Some(above)) = (unique_id_at(path, features)?, unique_id_at(above, features)?)
-        && let Some(status) = try_statmount(root, features)?
+    if kernel.forms().mount_table == MountTable::Statmount
+        && let (Some(root), Some(above)) = (unique_id_at(path, kernel)?, unique_id_at(above, kernel)?)
+        && let Some(status) = try_statmount(root, kernel)?
     {
         match tree_by_statmount(from_status(status), above) {
             // Somebody else's mount has longer strings than there is room for.
-            Err(TableError::Kernel { reason: Errno::OVERFLOW, .. }) => features.mount_table = MountTable::Mountinfo,
+            Err(TableError::Kernel { reason: Errno::OVERFLOW, .. }) => {
+                kernel.learn(|forms| forms.mount_table = MountTable::Mountinfo)
+            }
             result => return result,
         }
     }
-    features.mount_table = MountTable::Mountinfo;
-    let (root, above) = (ids_at(path, features)?, ids_at(above, features)?);
-    tree_by_mountinfo(path, root, above, features)
+    kernel.learn(|forms| forms.mount_table = MountTable::Mountinfo);
+    let (root, above) = (ids_at(path, kernel)?, ids_at(above, kernel)?);
+    tree_by_mountinfo(path, root, above, kernel)
 }
 
-fn unique_id_at(path: &Path, features: &mut KernelFeatures) -> Result<Option<u64>, TableError> {
-    unique_id(CWD, path, AtFlags::SYMLINK_NOFOLLOW, features).map_err(failed_at(path, "statx"))
+fn unique_id_at(path: &Path, kernel: &Kernel) -> Result<Option<u64>, TableError> {
+    unique_id(CWD, path, AtFlags::SYMLINK_NOFOLLOW, kernel).map_err(failed_at(path, "statx"))
 }
 
 /// Both of the same mount, whatever happens at the path meanwhile.
-fn ids_at(path: &Path, features: &mut KernelFeatures) -> Result<MountIds, TableError> {
+fn ids_at(path: &Path, kernel: &Kernel) -> Result<MountIds, TableError> {
     let fd = open(path).map_err(failed_at(path, "open"))?;
-    MountIds::of(fd, features).map_err(failed_at(path, "statx"))
+    MountIds::of(fd, kernel).map_err(failed_at(path, "statx"))
 }
 
 fn failed_at(path: &Path, call: &'static str) -> impl FnOnce(Errno) -> TableError {
@@ -193,16 +190,16 @@ fn open(path: &Path) -> Result<OwnedFd, Errno> {
 }
 
 /// A mount's status, unless this kernel does not tell enough: then never again.
-fn try_statmount(id: u64, features: &mut KernelFeatures) -> Result<Option<MountStatus>, TableError> {
-    if features.mount_table == MountTable::Mountinfo || features.mount_ids == MountIdKind::Reused {
-        features.mount_table = MountTable::Mountinfo;
+fn try_statmount(id: u64, kernel: &Kernel) -> Result<Option<MountStatus>, TableError> {
+    if kernel.forms().mount_table == MountTable::Mountinfo || kernel.forms().mount_ids == MountIdKind::Reused {
+        kernel.learn(|forms| forms.mount_table = MountTable::Mountinfo);
         return Ok(None);
     }
     match statmount::statmount(id, WANTED) {
         Ok(status) if status.mask & OF_A_ROOT == OF_A_ROOT => Ok(Some(status)),
         // Before Linux 6.13; the call is missing (ENOSYS) before 6.8, or forbidden (EPERM) to who is confined.
         Ok(_) | Err(Errno::NOSYS | Errno::PERM | Errno::INVAL | Errno::OVERFLOW) => {
-            features.mount_table = MountTable::Mountinfo;
+            kernel.learn(|forms| forms.mount_table = MountTable::Mountinfo);
             Ok(None)
         }
         Err(reason) => Err(TableError::Kernel { mount: id.to_string(), call: "statmount", reason }),
@@ -277,12 +274,7 @@ fn flag_names(attributes: u64) -> Vec<String> {
     .collect()
 }
 
-fn tree_by_mountinfo(
-    path: &Path,
-    root: MountIds,
-    above: MountIds,
-    features: &mut KernelFeatures,
-) -> Result<Tree, TableError> {
+fn tree_by_mountinfo(path: &Path, root: MountIds, above: MountIds, kernel: &Kernel) -> Result<Tree, TableError> {
     let table = mountinfo::read()?;
     let mut at_root = None;
     let mut lines = Vec::new();
@@ -298,7 +290,7 @@ fn tree_by_mountinfo(
     // deeper is none of ours, and may be something that hangs.
     let mut known = BTreeMap::from([(above.mountinfo, above.id), (root.mountinfo, root.id)]);
     for line in lines.iter().filter(|line| line.parent == root.mountinfo) {
-        if let Ok(ids) = ids_at(&line.point, features)
+        if let Ok(ids) = ids_at(&line.point, kernel)
             && ids.mountinfo == line.id
         {
             known.insert(line.id, ids.id);

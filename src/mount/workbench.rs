@@ -12,8 +12,8 @@ use rustix::io::Errno;
 use rustix::mount::{MountAttrFlags, MoveMountFlags};
 use thiserror::Error;
 
-use super::features::BuildPlace;
-use super::{FsError, KernelFeatures};
+use super::kernel::BuildPlace;
+use super::{FsError, Kernel};
 use crate::lookup::LookupError;
 use crate::sys::mount_attr;
 
@@ -70,13 +70,13 @@ pub enum WorkbenchError {
 
 impl Workbench {
     /// Sets the place up where `need` or this kernel asks for it, which is tried with `detached`, any detached mount.
-    pub fn new(need: Need, detached: BorrowedFd<'_>, features: &mut KernelFeatures) -> Result<Self, WorkbenchError> {
-        if features.mounts == BuildPlace::Detached
+    pub fn new(need: Need, detached: BorrowedFd<'_>, kernel: &Kernel) -> Result<Self, WorkbenchError> {
+        if kernel.forms().mounts == BuildPlace::Detached
             && (need == Need::Always || !can_build_on(detached).map_err(WorkbenchError::Probe)?)
         {
-            features.mounts = BuildPlace::Attached;
+            kernel.learn(|forms| forms.mounts = BuildPlace::Attached);
         }
-        match features.mounts {
+        match kernel.forms().mounts {
             BuildPlace::Detached => Ok(Self(None)),
             BuildPlace::Attached => Place::new().map(|place| Self(Some(place))),
         }

@@ -11,8 +11,8 @@ use miniserde::Serialize;
 use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{FsOpenFlags, fsconfig_create, fsconfig_set_fd, fsconfig_set_string, fsopen};
-use sealroot::mount::KernelFeatures;
-use sealroot::mount::features::MountTable;
+use sealroot::mount::Kernel;
+use sealroot::mount::kernel::MountTable;
 use sealroot::mount::table;
 use sealroot::verify::{self, filesystem_without_verity};
 
@@ -78,8 +78,8 @@ pub fn run(arguments: &ProbeArguments) -> Result<Probe, Failure> {
         let found = supported(result)?;
         features.push(Feature { feature: feature.into(), since, found, needed: false, without: without.into() });
     }
-    let mut known = KernelFeatures::default();
-    table::mount_of(&location, &mut known)?;
+    let known = Kernel::new();
+    table::mount_of(&location, &known)?;
     features.push(Feature {
         feature: "statmount with source and options".into(),
         since: "6.13",

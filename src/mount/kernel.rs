@@ -3,6 +3,8 @@
 //!
 //! Verification has no older form.
 
+use std::cell::Cell;
+
 use miniserde::Serialize;
 
 use crate::names::names;
@@ -64,9 +66,9 @@ pub enum MountIdKind {
 
 names!(MountIdKind: Unique = "unique", Reused = "reused");
 
-/// What was found out about the running kernel.
+/// The form of each thing that the running kernel takes, as far as it is known.
 #[derive(Clone, Copy, Debug, Serialize)]
-pub struct KernelFeatures {
+pub struct Forms {
     pub(super) erofs: ErofsSource,
     pub(super) layers: LayerForm,
     pub(super) mounts: BuildPlace,
@@ -74,32 +76,53 @@ pub struct KernelFeatures {
     pub(super) mount_ids: MountIdKind,
 }
 
-impl Default for KernelFeatures {
-    /// The newest form of everything, until this kernel is seen to refuse it.
+/// The running kernel: made once, and asked through by whoever mounts.
+#[derive(Debug)]
+pub struct Kernel {
+    forms: Cell<Forms>,
+}
+
+impl Default for Kernel {
     fn default() -> Self {
-        Self {
-            erofs: ErofsSource::File,
-            layers: LayerForm::Fd,
-            mounts: BuildPlace::Detached,
-            mount_table: MountTable::Statmount,
-            mount_ids: MountIdKind::Unique,
-        }
+        Self::new()
     }
 }
 
-impl KernelFeatures {
+impl Kernel {
+    /// The newest form of everything, until this kernel is seen to refuse it.
+    pub fn new() -> Self {
+        Self {
+            forms: Cell::new(Forms {
+                erofs: ErofsSource::File,
+                layers: LayerForm::Fd,
+                mounts: BuildPlace::Detached,
+                mount_table: MountTable::Statmount,
+                mount_ids: MountIdKind::Unique,
+            }),
+        }
+    }
+
+    /// What is known by now.
+    pub fn forms(&self) -> Forms {
+        self.forms.get()
+    }
+
     /// How mounts are told, as far as it is known.
     pub fn mount_table(&self) -> MountTable {
-        self.mount_table
+        self.forms().mount_table
     }
 
-    /// Has images mounted from loop devices from now on; `false` where that is so already.
-    pub(crate) fn fall_back_to_loop(&mut self) -> bool {
-        std::mem::replace(&mut self.erofs, ErofsSource::Loop) != ErofsSource::Loop
+    /// Has images mounted from loop devices from now on; `false` if that is so already.
+    pub(crate) fn fall_back_to_loop(&self) -> bool {
+        let before = self.forms().erofs;
+        self.learn(|forms| forms.erofs = ErofsSource::Loop);
+        before != ErofsSource::Loop
     }
 
-    /// Where overlays learn and tell in which form this kernel takes layers.
-    pub(crate) fn layers(&mut self) -> &mut LayerForm {
-        &mut self.layers
+    /// Remembers that this kernel does not take a newer form.
+    pub(super) fn learn(&self, change: impl FnOnce(&mut Forms)) {
+        let mut forms = self.forms();
+        change(&mut forms);
+        self.forms.set(forms);
     }
 }
