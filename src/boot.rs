@@ -53,8 +53,11 @@ const INITRD_RELEASE: &str = "/etc/initrd-release";
 pub struct BootError {
     stage: Stage,
     #[source]
-    reason: Box<dyn Error + Send + Sync>,
+    reason: Cause,
 }
+
+/// The error of a step, whichever that is.
+type Cause = Box<dyn Error + Send + Sync>;
 
 impl BootError {
     /// With the reason of a second attempt on a loop device, where that is another one.
@@ -93,21 +96,38 @@ trait At<T> {
     fn at(self, stage: Stage) -> Result<T, BootError>;
 }
 
-impl<T, E: Into<Box<dyn Error + Send + Sync>>> At<T> for Result<T, E> {
+impl<T, E: Into<Cause>> At<T> for Result<T, E> {
     fn at(self, stage: Stage) -> Result<T, BootError> {
         self.map_err(|reason| BootError { stage, reason: reason.into() })
     }
 }
 
-/// Times the stages for the report.
-struct Clock(Instant);
+/// Runs the stages: each is timed for the report, and its error bears its name.
+struct Recorder<'a> {
+    report: &'a mut Report,
+    since: Instant,
+}
 
-impl Clock {
-    fn lap(&mut self, report: &mut Report, stage: Stage) {
+impl<'a> Recorder<'a> {
+    fn start(report: &'a mut Report) -> Self {
+        Self { report, since: Instant::now() }
+    }
+
+    /// One stage, with what was done since the one before.
+    fn stage<T, E>(&mut self, stage: Stage, run: impl FnOnce() -> Result<T, E>) -> Result<T, BootError>
+    where
+        E: Into<Cause>,
+    {
+        let result = run().at(stage)?;
+        self.passed(stage);
+        Ok(result)
+    }
+
+    fn passed(&mut self, stage: Stage) {
         let now = Instant::now();
-        let microseconds = u64::try_from(now.duration_since(self.0).as_micros()).unwrap_or(u64::MAX);
-        report.checked(CheckRecord::new(stage, microseconds));
-        self.0 = now;
+        let microseconds = u64::try_from(now.duration_since(self.since).as_micros()).unwrap_or(u64::MAX);
+        self.report.checked(CheckRecord::new(stage, microseconds));
+        self.since = now;
     }
 }
 
@@ -185,7 +205,7 @@ fn look_early() -> Result<(), BootError> {
 }
 
 fn mount_sealed(sysroot: &Path, report: &mut Report) -> Result<(), BootError> {
-    let mut clock = Clock(Instant::now());
+    let mut recorder = Recorder::start(report);
     privileges::drop_unneeded().at(Stage::Privileges)?;
     if let Some(earlier) = EarlierReport::read().at(Stage::Earlier)? {
         match earlier.verdict() {
@@ -204,20 +224,19 @@ fn mount_sealed(sysroot: &Path, report: &mut Report) -> Result<(), BootError> {
         return Err(Refusal::NotCompared).at(Stage::Ask);
     }
     let open = asked.openings(inputs::physical_filesystem(sysroot));
-    report.asked(asked.secure_boot(), asked.stub().map(str::to_owned), asked.added().to_vec());
-    report.decided(asked.settings().clone(), open.clone());
-    let policy = match asked.decide().at(Stage::Ask)? {
+    recorder.report.asked(asked.secure_boot(), asked.stub().map(str::to_owned), asked.added().to_vec());
+    recorder.report.decided(asked.settings().clone(), open.clone());
+    let policy = match recorder.stage(Stage::Ask, || asked.decide())? {
         Decision::Seal(policy) => policy,
         Decision::NothingToDo(_) => {
-            report.not_requested();
-            report.write().at(Stage::Ask)?;
+            recorder.report.not_requested();
+            recorder.report.write().at(Stage::Ask)?;
             log::info!("no composefs karg and policy.karg = \"optional\": nothing to do");
             return Ok(());
         }
     };
-    clock.lap(report, Stage::Ask);
-    let root = build(sysroot, &policy, report, &mut clock, asked.command_line())?;
-    report.write().at(Stage::Replace)?;
+    let root = build(sysroot, &policy, &mut recorder, asked.command_line())?;
+    recorder.report.write().at(Stage::Replace)?;
     warn_of_openings(&open);
     let (point, source) = (sysroot.display(), root.source());
     match root.origin().verification() {
@@ -234,62 +253,65 @@ fn mount_sealed(sysroot: &Path, report: &mut Report) -> Result<(), BootError> {
 fn build(
     sysroot: &Path,
     policy: &Policy,
-    report: &mut Report,
-    clock: &mut Clock,
+    recorder: &mut Recorder<'_>,
     command_line: &CommandLine,
 ) -> Result<AssembledRoot, BootError> {
     let settings = policy.settings();
     let limits = Limits::start();
-    let mounted = place::open_physical_root(sysroot).at(Stage::Find)?;
-    let found = Repository::open(&mounted).and_then(|repository| repository.find(policy.images())).at(Stage::Find)?;
-    report.found(found.requested());
-    clock.lap(report, Stage::Find);
+    let (mounted, found) = recorder.stage(Stage::Find, || {
+        let mounted = place::open_physical_root(sysroot)?;
+        let found = Repository::open(&mounted)?.find(policy.images())?;
+        Ok::<_, Cause>((mounted, found))
+    })?;
+    recorder.report.found(found.requested());
     let kernel = Kernel::new();
-    let accepted = verify(&found, policy, mounted.as_fd(), &kernel, &limits).at(Stage::Measure)?;
-    clock.lap(report, Stage::Measure);
-    let read_ahead = match settings.check.value() {
+    let accepted = recorder.stage(Stage::Measure, || verify(&found, policy, mounted.as_fd(), &kernel, &limits))?;
+    let check = *settings.check.value();
+    let read_ahead = match check {
         Check::Digest => ReadAhead::Headers,
         Check::Image | Check::Objects | Check::Data => ReadAhead::Everything,
     };
     let files = WholeFiles::new();
     let mount_points = assemble::mount_points(settings);
-    let inspected = image::inspect(accepted, read_ahead, &files, &mount_points).at(Stage::LookInside)?;
-    clock.lap(report, Stage::LookInside);
-    let checked = objects::check(inspected, *settings.check.value(), &mounted, &files, &limits).at(Stage::Objects)?;
-    if *settings.check.value() >= Check::Objects {
-        clock.lap(report, Stage::Objects);
-    }
+    let inspected =
+        recorder.stage(Stage::LookInside, || image::inspect(accepted, read_ahead, &files, &mount_points))?;
+    let look_at_objects = || objects::check(inspected, check, &mounted, &files, &limits);
+    let checked = if check >= Check::Objects {
+        recorder.stage(Stage::Objects, look_at_objects)?
+    } else {
+        look_at_objects().at(Stage::Objects)?
+    };
     report::create_directory().at(Stage::Mount)?;
     let mut aside = SetAside::default();
-    let mut attempt = construct(&checked, mounted.as_fd(), settings, &kernel, &mut aside, report, clock);
+    let mut attempt = construct(&checked, mounted.as_fd(), settings, &kernel, &mut aside, recorder);
     // Some kernels up to 6.18.5 count an EROFS that is mounted from a file as a level of stacking, and have none left
     // for the overlay over /etc then.
     if let Err(first) = attempt {
         attempt = if first.may_be_stacking() && kernel.fall_back_to_loop() {
-            construct(&checked, mounted.as_fd(), settings, &kernel, &mut aside, report, clock)
+            construct(&checked, mounted.as_fd(), settings, &kernel, &mut aside, recorder)
                 .map_err(|second| first.and(second))
         } else {
             Err(first)
         };
     }
-    report.kernel(kernel.forms());
+    recorder.report.kernel(kernel.forms());
     if !aside.is_empty() {
         log::warn!("{aside}");
-        report.set_aside(aside);
+        recorder.report.set_aside(aside);
     }
     let (assembled, workbench) = attempt?;
-    let proven = prove(assembled, command_line, &files).at(Stage::Prove)?;
-    clock.lap(report, Stage::Prove);
+    let proven = recorder.stage(Stage::Prove, || prove(assembled, command_line, &files))?;
     if let Err(error) = place::link_volatile_root(mounted.as_fd(), &kernel) {
         log::warn!("{}, ignoring", chain(&error));
     }
-    // The kernel tells about attached mounts only: what was built on no workbench is asked about when it is in place.
-    let promised = (!workbench.is_attached()).then(|| proven.root().origin());
-    place::place(&proven, sysroot, workbench).at(Stage::Replace)?;
-    let mounts = tree::record(sysroot, proven.root().own_mounts(), promised, &kernel).at(Stage::Replace)?;
-    report.kernel(kernel.forms());
-    clock.lap(report, Stage::Replace);
-    report.in_place(proven.root().origin().verification(), proven.init(), mounts);
+    let mounts = recorder.stage(Stage::Replace, || {
+        // The kernel tells about attached mounts only: what was built on no workbench is asked about when it is in place.
+        let promised = (!workbench.is_attached()).then(|| proven.root().origin());
+        place::place(&proven, sysroot, workbench)?;
+        Ok::<_, Cause>(tree::record(sysroot, proven.root().own_mounts(), promised, &kernel)?)
+    })?;
+    recorder.report.kernel(kernel.forms());
+    recorder.report.in_place(proven.root().origin().verification(), proven.init(), mounts);
     Ok(proven.into_root())
 }
 
@@ -300,17 +322,18 @@ fn construct(
     settings: &Settings,
     kernel: &Kernel,
     aside: &mut SetAside,
-    report: &mut Report,
-    clock: &mut Clock,
+    recorder: &mut Recorder<'_>,
 ) -> Result<(AssembledRoot, Workbench), BootError> {
-    let physical = PhysicalRoot::new(mounted).at(Stage::Mount)?;
-    // A transient root hides the sealed one, which is in no tree then.
-    let need = if *settings.transient_root.value() { Need::Always } else { Need::IfKernelIsOlder };
-    let workbench = Workbench::new(need, physical.copy(), kernel).at(Stage::Mount)?;
-    let detached = mount::root::mount(image, &physical, &workbench, kernel).at(Stage::Mount)?;
-    clock.lap(report, Stage::Mount);
-    let assembled = assemble(detached, &physical, settings, &workbench, kernel, aside).at(Stage::Assemble)?;
-    clock.lap(report, Stage::Assemble);
+    let (physical, workbench, detached) = recorder.stage(Stage::Mount, || {
+        let physical = PhysicalRoot::new(mounted)?;
+        // A transient root hides the sealed one, which is in no tree then.
+        let need = if *settings.transient_root.value() { Need::Always } else { Need::IfKernelIsOlder };
+        let workbench = Workbench::new(need, physical.copy(), kernel)?;
+        let detached = mount::root::mount(image, &physical, &workbench, kernel)?;
+        Ok::<_, Cause>((physical, workbench, detached))
+    })?;
+    let assembled =
+        recorder.stage(Stage::Assemble, || assemble(detached, &physical, settings, &workbench, kernel, aside))?;
     Ok((assembled, workbench))
 }
 

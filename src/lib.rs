@@ -24,7 +24,7 @@
 //!                                                          /sysroot, report ─→ gate
 //! ```
 //!
-//! [`policy`] decides and touches nothing; everything behind it touches the disk and decides nothing. [`boot`] is the
+//! `ask` reads all inputs, once. [`policy`] decides and touches nothing; everything behind it touches the disk and decides nothing. [`boot`] is the
 //! order of the steps, `sys` has the only `unsafe`.
 
 pub mod action;
