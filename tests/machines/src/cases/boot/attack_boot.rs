@@ -414,16 +414,16 @@ fn extensions_on_the_disk(mut scenario: Scenario) -> Scenario {
         let top = format!("{base}/{within}");
         let ends = within.match_indices('/').map(|(end, _)| end).chain([within.len()]);
         let mut commands: Vec<_> = ends.map(|end| format!("mkdir {base}/{}", &within[..end])).collect();
-        for folder in ["extension-release.d", "systemd", "systemd/system", "systemd/system/multi-user.target.wants"] {
+        for folder in ["extension-release.d", "systemd", "systemd/system", "systemd/system/multi-user.target.upholds"] {
             commands.push(format!("mkdir {top}/{folder}"));
         }
-        let link = "systemd/system/multi-user.target.wants/planted.service";
+        let link = "systemd/system/multi-user.target.upholds/planted.service";
         commands.push(format!("symlink {top}/{link} ../planted.service"));
         let release = [format!("cd {top}/extension-release.d"), "write {file} extension-release.planted".into()];
         let unit = [format!("cd {top}/systemd/system"), "write {file} planted.service".into()];
         scenario = scenario
             .debugfs(&commands.iter().map(String::as_str).collect::<Vec<_>>())
-            .write(Content::Text("ID=_any\n".into()), &release.each_ref().map(String::as_str))
+            .write(Content::Text(EXTENSION_RELEASE.into()), &release.each_ref().map(String::as_str))
             .write(Content::Text(EXTENSION_UNIT.into()), &unit.each_ref().map(String::as_str));
     }
     scenario
@@ -463,7 +463,9 @@ pub fn open() -> Vec<Scenario> {
             .systemd()
             .further_partitions()
             .comes(Expected::Open(&[("other-partitions", "systemd.gpt_auto=no")]))
-            .says("Mounted home.mount"),
+            .says("Mounted home.mount")
+            .says("Mounted srv.mount")
+            .says("Mounted var-tmp.mount"),
         shell("rd_systemd_unit", "rd.systemd.unit=emergency.target"),
         // By itself it starts nothing from the disk, and the account of root is locked.
         shell("rd_break", "rd.break=pre-mount"),
@@ -505,6 +507,8 @@ fn attack_entry(world: &World, scenario: &Scenario, scratch: &Path) -> Result<Pa
     Ok(entry)
 }
 
+/// For any system; once it is merged, PID 1 looks for units anew.
+const EXTENSION_RELEASE: &str = "ID=_any\nEXTENSION_RELOAD_MANAGER=1\n";
 const EXTENSION_UNIT: &str =
     "[Unit]\nDefaultDependencies=no\n[Service]\nExecStart=/bin/echo extension-was-here\nStandardOutput=tty\n";
 
@@ -530,8 +534,8 @@ fn extension_of(folder: &str, image: &Path) -> Result<PathBuf> {
     let units = tree.join(folder).join("systemd/system");
     let release = tree.join(folder).join("extension-release.d");
     fs::create_dir_all(&release)?;
-    fs::write(release.join("extension-release.planted"), "ID=_any\n")?;
-    for target in ["initrd.target.wants", "multi-user.target.wants"] {
+    fs::write(release.join("extension-release.planted"), EXTENSION_RELEASE)?;
+    for target in ["initrd.target.wants", "multi-user.target.upholds"] {
         fs::create_dir_all(units.join(target))?;
         symlink("../planted.service", units.join(target).join("planted.service"))?;
     }
