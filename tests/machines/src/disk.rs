@@ -2,7 +2,7 @@
 
 use std::fs::{self, File, Permissions};
 use std::io::{Read, Write};
-use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::os::unix::fs::{FileExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -16,6 +16,9 @@ const MIB: u64 = 1 << 20;
 const ESP: &str = "@@1M";
 const ROOT: u64 = 97 * MIB;
 const BLOCK: u64 = 4096;
+const ROOT_UUID: &str = "5ea17007-0000-4000-8000-000000000002";
+const ROOT_PARTUUID: &str = "5ea17007-0000-4000-8000-000000000003";
+const ROOT_TYPE: &str = "4F68BCE3-E8CD-4DB1-96E7-FBCAF984B709";
 
 /// A disk image of a test's own: GPT, an EFI system partition, and the root partition, an ext4 with a repository.
 #[derive(Debug)]
@@ -51,8 +54,12 @@ pub enum Change {
         /// Which block of it.
         block: u64,
     },
-    /// One more partition, with a filesystem that has a setuid program, of the type that is mounted at /home.
-    Home,
+    /// Further partitions of the types that are mounted at /home, /srv and /var/tmp, each with a setuid program, and one for swap.
+    Partitions,
+    /// One more partition with the PARTUUID, UUID and label of the root, which has an operating system and no repository.
+    Twin(Twin),
+    /// The protective MBR names the root partition, too, as a Linux one.
+    HybridMbr,
     /// Commands of debugfs(8).
     Debugfs(Vec<String>),
     /// Makes a file with this content; commands of debugfs(8) name it `{file}`.
@@ -61,6 +68,17 @@ pub enum Change {
     Encrypt(PathBuf),
     /// Puts a file on the EFI system partition.
     OnEsp(PathBuf, String),
+}
+
+/// What the partition table says of the root partition where another has its PARTUUID.
+#[derive(Clone, Copy, Debug)]
+pub enum Twin {
+    /// Both have it.
+    Beside,
+    /// The root partition has another.
+    Instead,
+    /// The first table is as it was; so says its copy at the end of the disk.
+    InTheCopy,
 }
 
 impl Disk {
@@ -87,7 +105,9 @@ impl Disk {
     pub fn change(&self, change: &Change) -> Result<()> {
         match change {
             Change::Flip { object, block, byte } => self.flip(object, block, *byte),
-            Change::Home => self.add_home(),
+            Change::Partitions => self.add_partitions(),
+            Change::Twin(twin) => self.add_twin(*twin),
+            Change::HybridMbr => self.make_hybrid(),
             Change::Replay { object, block } => self.replay(object, *block),
             Change::Debugfs(commands) => self.debugfs(commands),
             Change::Write(content, commands) => {
@@ -159,23 +179,77 @@ impl Disk {
         Ok(physical)
     }
 
-    fn add_home(&self) -> Result<()> {
-        const SIZE: u64 = 8 * MIB;
-        let (disk, tree, home) = (self.path(), self.folder.path().join("home.d"), self.folder.path().join("home"));
+    fn add_partitions(&self) -> Result<()> {
+        const MOUNTED: [&str; 3] = [
+            "933AC7E1-2EB4-4F13-B844-0E14E2AEF915",
+            "3B8F8425-20E0-4F3B-907F-1A25A76F98E8",
+            "7EC6F557-3BC5-4ACA-B293-16EF5DF639D1",
+        ];
+        const SWAP: &str = "0657FD6D-A4AB-43C4-84E5-0933C84B4F4F";
+        let (tree, content) = (self.folder.path().join("planted.d"), self.folder.path().join("planted"));
         fs::create_dir_all(&tree)?;
         fs::copy("/usr/bin/id", tree.join("planted-setuid"))?;
         fs::set_permissions(tree.join("planted-setuid"), Permissions::from_mode(0o4755))?;
-        File::create(&home)?.set_len(SIZE)?;
-        run(Command::new("mke2fs").args(["-q", "-t", "ext4", "-d"]).args([&tree, &home]))?;
-        // Behind the last partition, and a MiB for the table's copy.
+        for kind in MOUNTED {
+            make_filesystem(&content, 8, &tree, &[])?;
+            self.append(&content, &format!("type={kind}"))?;
+        }
+        File::create(&content)?.set_len(8 * MIB)?;
+        run(Command::new("mkswap").arg(&content))?;
+        self.append(&content, &format!("type={SWAP}"))
+    }
+
+    fn add_twin(&self, twin: Twin) -> Result<()> {
+        const INIT: &str = "#!/bin/busybox sh\necho \"decoy: a twin of the root is running\" >/dev/console\n";
+        let (tree, content) = (self.folder.path().join("twin.d"), self.folder.path().join("twin"));
+        for folder in ["bin", "sbin", "dev", "etc", "proc", "run", "sys", "tmp", "sysroot", "var", "usr/lib/systemd"] {
+            fs::create_dir_all(tree.join(folder))?;
+        }
+        fs::copy("/usr/bin/busybox", tree.join("bin/busybox"))?;
+        symlink("busybox", tree.join("bin/sh"))?;
+        for init in ["sbin/init", "init", "usr/lib/systemd/systemd"] {
+            fs::write(tree.join(init), INIT)?;
+            fs::set_permissions(tree.join(init), Permissions::from_mode(0o755))?;
+        }
+        fs::write(tree.join("usr/lib/os-release"), "PRETTY_NAME=\"decoy: a twin of the root\"\n")?;
+        make_filesystem(&content, 16, &tree, &["-U", ROOT_UUID, "-L", "sealed"])?;
+        let disk = File::options().read(true).write(true).open(self.path())?;
+        // Behind the protective MBR come the header and the table.
+        let mut table = vec![0; 33 * 512];
+        disk.read_exact_at(&mut table, 512)?;
+        if !matches!(twin, Twin::Beside) {
+            let other = "5ea17007-0000-4000-8000-00000000beef";
+            run(Command::new("sfdisk").args(["-q", "--part-uuid"]).arg(self.path()).args(["2", other]))?;
+        }
+        self.append(&content, &format!("type={ROOT_TYPE}, uuid={ROOT_PARTUUID}"))?;
+        if matches!(twin, Twin::InTheCopy) {
+            disk.write_all_at(&table, 512)?;
+        }
+        Ok(())
+    }
+
+    fn make_hybrid(&self) -> Result<()> {
+        const LINUX: u8 = 0x83;
+        const SECOND: u64 = 446 + 16;
+        let disk = File::options().write(true).open(self.path())?;
+        let (start, end) = (u32::try_from(ROOT / 512)?, u32::try_from(fs::metadata(self.path())?.len() / 512)?);
+        let entry =
+            [[0x80, 0xff, 0xff, 0xff], [LINUX, 0xff, 0xff, 0xff], start.to_le_bytes(), (end - start).to_le_bytes()];
+        disk.write_all_at(&entry.concat(), SECOND)?;
+        Ok(())
+    }
+
+    /// A partition behind the last one, and a MiB for the table's copy.
+    fn append(&self, content: &Path, what: &str) -> Result<()> {
+        let (disk, size) = (self.path(), fs::metadata(content)?.len());
         let start = (fs::metadata(&disk)?.len() - MIB).next_multiple_of(MIB);
-        File::options().write(true).open(&disk)?.set_len(start + SIZE + MIB)?;
+        File::options().write(true).open(&disk)?.set_len(start + size + MIB)?;
         run(Command::new("sfdisk").args(["-q", "--relocate", "gpt-bak-std"]).arg(&disk))?;
         let mut append = Command::new("sfdisk").args(["-q", "--append"]).arg(&disk).stdin(Stdio::piped()).spawn()?;
-        let line = format!("start={}, size={}, type=933AC7E1-2EB4-4F13-B844-0E14E2AEF915\n", start / 512, SIZE / 512);
+        let line = format!("start={}, size={}, {what}\n", start / 512, size / 512);
         append.stdin.take().context("no input")?.write_all(line.as_bytes())?;
         ensure!(append.wait()?.success(), "sfdisk: there is no place for a partition");
-        copy_into(&home, &disk, start)
+        copy_into(content, &disk, start)
     }
 
     fn replay(&self, object: &str, block: u64) -> Result<()> {
@@ -263,6 +337,12 @@ impl Disk {
             other => bail!("grep in '{}': status {other:?}", self.path().display()),
         }
     }
+}
+
+/// An ext4 of so many MiB with what is in a folder.
+fn make_filesystem(file: &Path, size: u64, tree: &Path, options: &[&str]) -> Result<()> {
+    File::create(file)?.set_len(size * MIB)?;
+    run(Command::new("mke2fs").args(["-q", "-t", "ext4"]).args(options).arg("-d").args([tree, file]))
 }
 
 fn copy_into(from: &Path, disk: &Path, mut position: u64) -> Result<()> {

@@ -21,12 +21,34 @@ pub struct Firmware<'a> {
     pub secure_boot: bool,
     /// Goes on when the machine restarts.
     pub reboots: bool,
-    /// Variables that outlive a restart, of systemd's boot loader by their names, with their content.
-    pub variables: &'a [(&'static str, &'static str)],
+    /// Variables that outlive a restart: whose they are, their names and their content.
+    pub variables: &'a [(Vendor, &'static str, &'static str)],
     /// SMBIOS strings of type 11, as whoever sets up the machine can give them.
     pub strings: &'a [String],
     /// For its variables and what it writes.
     pub scratch: &'a Path,
+}
+
+/// Whose a variable of the firmware is.
+#[derive(Clone, Copy, Debug)]
+pub enum Vendor {
+    /// Those of systemd's boot loader: 4a67b082-0a4c-41cf-b6c7-440b29bb8c4f.
+    Loader,
+    /// Those of systemd itself: 8cf2644b-4b0b-428f-9387-6d876050dc67.
+    Systemd,
+}
+
+impl Vendor {
+    fn guid(self) -> [u8; 16] {
+        match self {
+            Self::Loader => {
+                [0x82, 0xb0, 0x67, 0x4a, 0x4c, 0x0a, 0xcf, 0x41, 0xb6, 0xc7, 0x44, 0x0b, 0x29, 0xbb, 0x8c, 0x4f]
+            }
+            Self::Systemd => {
+                [0x4b, 0x64, 0xf2, 0x8c, 0x0b, 0x4b, 0x8f, 0x42, 0x93, 0x87, 0x6d, 0x87, 0x60, 0x50, 0xdc, 0x67]
+            }
+        }
+    }
 }
 
 impl Firmware<'_> {
@@ -39,8 +61,8 @@ impl Firmware<'_> {
         let own = self.scratch.join("variables");
         let from = Path::new(FIRMWARE).join(variables);
         let mut store = fs::read(&from).with_context(|| format!("{} (Debian's package ovmf)", from.display()))?;
-        for (name, content) in self.variables {
-            add_variable(&mut store, name, content)?;
+        for (vendor, name, content) in self.variables {
+            add_variable(&mut store, *vendor, name, content)?;
         }
         fs::write(&own, store).with_context(|| own.display().to_string())?;
         let mut command = Command::new("timeout");
@@ -78,13 +100,10 @@ impl Firmware<'_> {
 /// Adds a variable to a store of OVMF's, as the firmware itself would for whoever sets it: it outlives a restart.
 ///
 /// Source: `AUTHENTICATED_VARIABLE_HEADER` of edk2's `VariableFormat.h`.
-fn add_variable(store: &mut [u8], name: &str, content: &str) -> Result<()> {
+fn add_variable(store: &mut [u8], vendor: Vendor, name: &str, content: &str) -> Result<()> {
     /// The firmware volume's header is in front of the store's, which is this long.
     const STORE_HEADER: usize = 28;
     const HEADER: usize = 60;
-    /// Vendor of systemd's boot loader: 4a67b082-0a4c-41cf-b6c7-440b29bb8c4f.
-    const LOADER: [u8; 16] =
-        [0x82, 0xb0, 0x67, 0x4a, 0x4c, 0x0a, 0xcf, 0x41, 0xb6, 0xc7, 0x44, 0x0b, 0x29, 0xbb, 0x8c, 0x4f];
     let text = |text: &str| text.encode_utf16().chain([0]).flat_map(u16::to_le_bytes).collect::<Vec<_>>();
     let (name, content) = (text(name), text(content));
     let length = |bytes: &[u8]| anyhow::Ok(u32::try_from(bytes.len())?.to_le_bytes());
@@ -103,7 +122,7 @@ fn add_variable(store: &mut [u8], name: &str, content: &str) -> Result<()> {
     variable.extend([0; 8 + 16 + 4]);
     variable.extend(length(&name)?);
     variable.extend(length(&content)?);
-    variable.extend(LOADER);
+    variable.extend(vendor.guid());
     variable.extend(name);
     variable.extend(content);
     store[at..at + variable.len()].copy_from_slice(&variable);

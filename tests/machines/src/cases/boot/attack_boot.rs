@@ -13,13 +13,14 @@ use super::scenario::{Added, Content, Scenario, case};
 use super::world::{World, sign};
 use crate::builders;
 use crate::disk;
+use crate::firmware::Vendor;
 
 const SEALROOT: &str = "sealroot.service";
 const PIVOT: &str = "initrd-switch-root.service";
 /// The gate's word where there is none of the boot program.
 const NO_REPORT: &str = "gate: no report of a sealed root: the boot program did not run, or did not finish";
 /// The unit for failures speaks for a program that could not.
-const NO_VERDICT: &str =
+pub(super) const NO_VERDICT: &str =
     "earlier-run: expected a verdict, found none: the boot program was killed, or the physical root was never mounted";
 const SKIPPED: &str = "[Unit]\nConditionPathExists=/skipped-by-a-credential\n";
 const NO_GATE: &str = "[Service]\nExecStartPre=\n";
@@ -134,6 +135,17 @@ fn everything_masked(name: &'static str) -> Scenario {
         .comes(Expected::Bypassed("decoy: the physical root is running"))
 }
 
+/// The kernel gives up behind an archive with a damaged end, and what is signed is never unpacked.
+fn damaged(name: &'static str, on: fn(Scenario) -> Scenario) -> Scenario {
+    const INIT: &str = "#!/bin/busybox sh\necho another initramfs runs\nexec /bin/busybox poweroff -f\n";
+    on(case(name).manifest())
+        .in_front("bin/busybox", Added::Program("/usr/bin/busybox"))
+        .in_front("init", Added::File(INIT))
+        .in_front("", Added::Garbage)
+        .says("Initramfs unpacking failed")
+        .comes(Expected::Bypassed("another initramfs runs"))
+}
+
 fn by_loader(scenario: Scenario) -> Scenario {
     scenario
         .on_esp(sealed_uki, "EFI/sealed.efi")
@@ -183,16 +195,11 @@ pub fn initramfs() -> Vec<Scenario> {
             ),
         // The boot program has no say any more, nor has the gate: this stays open.
         everything_masked("initramfs_with_everything_masked"),
-        // The kernel gives up, and what is signed is never unpacked.
-        case("initramfs_that_is_damaged")
-            .manifest()
-            .in_front("bin/busybox", Added::Program("/usr/bin/busybox"))
-            .in_front("init", Added::File("#!/bin/busybox sh\necho another initramfs runs\nexec /bin/busybox poweroff -f\n"))
-            .in_front("", Added::Garbage)
-            .says("Initramfs unpacking failed")
-            .comes(Expected::Bypassed("another initramfs runs")),
+        damaged("initramfs_that_is_damaged", |scenario| scenario),
         // The same by a boot loader, which is signed, and its entry, which is not.
         by_loader(everything_masked("initramfs_of_the_loader_with_everything_masked").by_loader()),
+        // A stub puts its own archives behind it, and the signed one behind those.
+        by_loader(damaged("initramfs_of_the_loader_that_is_damaged", Scenario::by_loader)),
         by_loader(
             case("initramfs_of_the_loader_with_a_drop_in_more")
                 .by_loader()
@@ -258,7 +265,7 @@ const PLANT_FSTAB: [&str; 2] = ["cd /{state}/etc/upper", "write {file} fstab"];
 
 /// What has no effect on a sealed command line, all at once: the machine boots as if nothing had happened.
 pub fn nothing_happens() -> Vec<Scenario> {
-    let mut scenario = extension_in_var(case("nothing_happens"))
+    let mut scenario = extensions_on_the_disk(case("nothing_happens"))
         .systemd()
         .boundary()
         .loader("default attack.conf\n")
@@ -312,13 +319,49 @@ pub fn nothing_happens() -> Vec<Scenario> {
         .on_esp(plain_credential, "EFI/sealed.efi.extra.d/planted.cred")
         .on_esp(plain_credential, "loader/credentials/planted.cred")
         .on_esp(extension, "EFI/sealed.efi.extra.d/planted.sysext.raw")
-        .home_partition()
-        // The physical root takes itself for an initramfs.
+        .on_esp(configuration_extension, "EFI/sealed.efi.extra.d/planted.confext.raw")
+        // Addons for whatever is started.
+        .on_esp(unsigned_addon, "loader/addons/unsigned.addon.efi")
+        .on_esp(signed_addon, "loader/addons/signed.addon.efi")
+        // PID 1 takes it for a command line where there is no Secure Boot.
+        .planted(Vendor::Systemd, "SystemdOptions", "rd.systemd.unit=emergency.target systemd.unit=rescue.target")
+        .further_partitions()
+        .hybrid_mbr()
+        // The physical root takes itself for an initramfs, and has what an initramfs has while it runs.
         .write(Content::Text("ID=planted\n".into()), &["cd /etc", "write {file} initrd-release"])
+        .write(
+            Content::Text("{\"version\":1,\"verdict\":\"sealed\"}\n".into()),
+            &["cd /run", "mkdir sealroot", "cd sealroot", "write {file} report.json"],
+        )
+        .write(
+            Content::Text(EXTENSION_UNIT.into()),
+            &[
+                "cd /run",
+                "mkdir systemd",
+                "mkdir systemd/system",
+                "mkdir systemd/system/multi-user.target.wants",
+                "symlink systemd/system/multi-user.target.wants/planted.service ../planted.service",
+                "cd systemd/system",
+                "write {file} planted.service",
+            ],
+        )
+        .write(
+            Content::Text("planted".into()),
+            &[
+                "mkdir /.extra",
+                "mkdir /.extra/credentials",
+                "mkdir /sysroot/sysroot",
+                "cd /.extra/credentials",
+                "write {file} planted.cred",
+            ],
+        )
         .drop_in(SEALROOT, SKIPPED)
         .drop_in(PIVOT, NO_GATE)
         .never_says("extension-was-here")
         .never_says("home.mount")
+        .never_says("srv.mount")
+        .never_says("var-tmp.mount")
+        .never_says(".swap")
         // overlayfs refuses to follow it, and so to look it up.
         .says("refusing to follow metacopy origin for (/planted-redirect)")
         // Hidden where it was planted to be hidden, and nowhere else.
@@ -336,6 +379,9 @@ pub fn nothing_happens() -> Vec<Scenario> {
         "addon_signed_with_another_key",
         "credentials_on_the_esp",
         "extension_on_the_esp",
+        "configuration_extension_on_the_esp",
+        "addon_for_all_images",
+        "systemd_options_planted",
     ]);
     vec![scenario.also(&[
         "repository_says_insecure",
@@ -348,45 +394,39 @@ pub fn nothing_happens() -> Vec<Scenario> {
         "credential_against_the_gate",
         "root_mounted_read_only",
         "extension_in_var",
-        "home_partition",
+        "extension_in_etc",
+        "configuration_extension_in_var",
+        "further_partitions",
+        "hybrid_mbr",
         "initrd_release_planted",
+        "run_of_an_initramfs_planted",
     ])]
 }
 
-/// A system extension where the booted system would merge it.
-fn extension_in_var(scenario: Scenario) -> Scenario {
+/// System extensions, and one of the configuration, where the booted system would merge them.
+fn extensions_on_the_disk(mut scenario: Scenario) -> Scenario {
+    let places = [
+        ("/{state}/var", "lib/extensions/planted/usr/lib"),
+        ("/{state}/var/lib", "confexts/planted/etc"),
+        ("/{state}/etc/upper", "extensions/planted/usr/lib"),
+    ];
+    for (base, within) in places {
+        let top = format!("{base}/{within}");
+        let ends = within.match_indices('/').map(|(end, _)| end).chain([within.len()]);
+        let mut commands: Vec<_> = ends.map(|end| format!("mkdir {base}/{}", &within[..end])).collect();
+        for folder in ["extension-release.d", "systemd", "systemd/system", "systemd/system/multi-user.target.upholds"] {
+            commands.push(format!("mkdir {top}/{folder}"));
+        }
+        let link = "systemd/system/multi-user.target.upholds/planted.service";
+        commands.push(format!("symlink {top}/{link} ../planted.service"));
+        let release = [format!("cd {top}/extension-release.d"), "write {file} extension-release.planted".into()];
+        let unit = [format!("cd {top}/systemd/system"), "write {file} planted.service".into()];
+        scenario = scenario
+            .debugfs(&commands.iter().map(String::as_str).collect::<Vec<_>>())
+            .write(Content::Text(EXTENSION_RELEASE.into()), &release.each_ref().map(String::as_str))
+            .write(Content::Text(EXTENSION_UNIT.into()), &unit.each_ref().map(String::as_str));
+    }
     scenario
-        .debugfs(&[
-            "cd /{state}/var",
-            "mkdir lib",
-            "cd lib",
-            "mkdir extensions",
-            "cd extensions",
-            "mkdir planted",
-            "cd planted",
-            "mkdir usr",
-            "cd usr",
-            "mkdir lib",
-            "cd lib",
-            "mkdir extension-release.d",
-            "mkdir systemd",
-            "cd systemd",
-            "mkdir system",
-            "cd system",
-            "mkdir multi-user.target.wants",
-            "symlink multi-user.target.wants/planted.service ../planted.service",
-        ])
-        .write(
-            Content::Text("ID=_any\n".into()),
-            &[
-                "cd /{state}/var/lib/extensions/planted/usr/lib/extension-release.d",
-                "write {file} extension-release.planted",
-            ],
-        )
-        .write(
-            Content::Text(EXTENSION_UNIT.into()),
-            &["cd /{state}/var/lib/extensions/planted/usr/lib/systemd/system", "write {file} planted.service"],
-        )
 }
 
 /// What sealroot cannot close, on a command line that leaves it open.
@@ -421,9 +461,11 @@ pub fn open() -> Vec<Scenario> {
         case("home_partition_mounted")
             .open()
             .systemd()
-            .home_partition()
+            .further_partitions()
             .comes(Expected::Open(&[("other-partitions", "systemd.gpt_auto=no")]))
-            .says("Mounted home.mount"),
+            .says("Mounted home.mount")
+            .says("Mounted srv.mount")
+            .says("Mounted var-tmp.mount"),
         shell("rd_systemd_unit", "rd.systemd.unit=emergency.target"),
         // By itself it starts nothing from the disk, and the account of root is locked.
         shell("rd_break", "rd.break=pre-mount"),
@@ -437,7 +479,7 @@ pub fn before() -> Vec<Scenario> {
         // A boot loader's own variable does not outlive the boot: this one would have the machine restart for ever.
         case("boot_counter_planted")
             .firmware_only()
-            .planted("LoaderBootCountPath", "\\EFI\\Linux\\planted+3.efi")
+            .planted(Vendor::Loader, "LoaderBootCountPath", "\\EFI\\Linux\\planted+3.efi")
             .image_replaced()
             .refused("measure: {image}: expected sha512:{digest}, measured sha512:{other}")
             .says("LoaderBootCountPath"),
@@ -465,6 +507,8 @@ fn attack_entry(world: &World, scenario: &Scenario, scratch: &Path) -> Result<Pa
     Ok(entry)
 }
 
+/// For any system; once it is merged, PID 1 looks for units anew.
+const EXTENSION_RELEASE: &str = "ID=_any\nEXTENSION_RELOAD_MANAGER=1\n";
 const EXTENSION_UNIT: &str =
     "[Unit]\nDefaultDependencies=no\n[Service]\nExecStart=/bin/echo extension-was-here\nStandardOutput=tty\n";
 
@@ -477,17 +521,27 @@ fn plain_credential(_: &World, _: &Scenario, scratch: &Path) -> Result<PathBuf> 
 
 /// A system extension with a unit, for the initramfs and for the booted system.
 fn extension(_: &World, _: &Scenario, scratch: &Path) -> Result<PathBuf> {
-    let (tree, image) = (scratch.join("extension"), scratch.join("planted.sysext.raw"));
-    let units = tree.join("usr/lib/systemd/system");
-    fs::create_dir_all(tree.join("usr/lib/extension-release.d"))?;
-    fs::write(tree.join("usr/lib/extension-release.d/extension-release.planted"), "ID=_any\n")?;
-    for target in ["initrd.target.wants", "multi-user.target.wants"] {
+    extension_of("usr/lib", &scratch.join("planted.sysext.raw"))
+}
+
+/// The same for the configuration.
+fn configuration_extension(_: &World, _: &Scenario, scratch: &Path) -> Result<PathBuf> {
+    extension_of("etc", &scratch.join("planted.confext.raw"))
+}
+
+fn extension_of(folder: &str, image: &Path) -> Result<PathBuf> {
+    let tree = image.with_extension("d");
+    let units = tree.join(folder).join("systemd/system");
+    let release = tree.join(folder).join("extension-release.d");
+    fs::create_dir_all(&release)?;
+    fs::write(release.join("extension-release.planted"), EXTENSION_RELEASE)?;
+    for target in ["initrd.target.wants", "multi-user.target.upholds"] {
         fs::create_dir_all(units.join(target))?;
         symlink("../planted.service", units.join(target).join("planted.service"))?;
     }
     fs::write(units.join("planted.service"), EXTENSION_UNIT)?;
-    disk::run(Command::new("mke2fs").args(["-q", "-t", "ext4", "-d"]).arg(&tree).arg(&image).arg("2M"))?;
-    Ok(image)
+    disk::run(Command::new("mke2fs").args(["-q", "-t", "ext4", "-d"]).arg(&tree).arg(image).arg("2M"))?;
+    Ok(image.into())
 }
 
 fn unsigned_addon(_: &World, _: &Scenario, _: &Path) -> Result<PathBuf> {

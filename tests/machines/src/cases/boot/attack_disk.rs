@@ -1,8 +1,10 @@
 //! Attacks on the root disk: the image, the objects, the repository, the state.
 
+use super::attack_boot::NO_VERDICT;
 use super::expect::Expected;
 use super::scenario::{Content, Scenario, case};
 use super::world::Place;
+use crate::disk::Twin;
 
 /// What a damaged image, and one that is replaced by another, is refused with.
 const DAMAGED: &str = "look-inside: {image}: expected content that belongs to its digest, found damage: <errno 5>";
@@ -36,6 +38,10 @@ pub fn image() -> Vec<Scenario> {
             .debugfs(&["set_inode_field /composefs/{image_object} flags 0x180800"])
             .refused_like("(find|measure): {image}: .*"),
         case("image_marked_immutable").systemd().debugfs(&["set_inode_field /composefs/{image_object} flags 0x180010"]),
+        // Its content would be in the inode itself.
+        case("image_marked_inline")
+            .debugfs(&["set_inode_field /composefs/{image_object} flags 0x10180000"])
+            .refused_like("(find|measure): {image}: .*"),
         // Nobody waits until that is hashed.
         case("image_without_end")
             .policy("missing-verity = \"enable\"")
@@ -154,6 +160,52 @@ pub fn repository() -> Vec<Scenario> {
             .systemd()
             .debugfs(&["set_super_value errors 3", "clri /composefs/images"])
             .comes(Expected::Panic("EXT4-fs (device ubda2): panic forced after error")),
+        // A journal that is to be replayed, and is none: the initramfs's fsck makes it anew.
+        case("journal_damaged")
+            .systemd()
+            .debugfs(&["feature needs_recovery", "zap_block -f <8> -p 0x5a 0"]),
+        case("directory_of_images_overwritten")
+            .debugfs(&["zap_block -f /composefs/images -p 0x5a 0"])
+            .refused_like("find: {image}: .*"),
+        // A name that is not there is looked for in all of it, 16 TiB of nothing, by a system call that no signal ends: over an
+        // hour. The units' limit of five minutes, made shorter here, does not wait for that.
+        case("directory_of_images_without_end")
+            .native_only()
+            .open()
+            // It would be shortened, if the copies of the superblock were not changed, too.
+            .and_karg("fsck.mode=skip")
+            .drop_in("sealroot.service", "[Service]\nTimeoutStartSec=3\n")
+            .limit(120)
+            .debugfs(&[
+                "feature large_dir",
+                "rm /composefs/images/{digest}",
+                "set_inode_field /composefs/images size 0xffffffff000",
+            ])
+            .refused(NO_VERDICT),
+        // Names in which upper and lower case are the same. Older kernels take no such filesystem for a layer, whatever directory
+        // it is.
+        case("directory_of_images_casefolded")
+            .systemd()
+            .debugfs(&[
+                "feature casefold",
+                "set_super_value encoding 1",
+                "set_inode_field /composefs/images flags 0x40080000",
+            ])
+            .comes(Expected::SealedOrRefusedLike("mount: overlay: .*: overlay: case-insensitive capable filesystem on .*")),
+        case("directory_of_objects_casefolded")
+            .debugfs(&[
+                "feature casefold",
+                "set_super_value encoding 1",
+                "set_inode_field /composefs/objects flags 0x40080000",
+            ])
+            .refused_like("mount: overlay: .*: overlay: case-insensitive (directory|capable filesystem) on .*"),
+        // Another partition has all names of the root's.
+        // udev takes the one or the other.
+        case("twin_of_the_root")
+            .twin(Twin::Beside)
+            .comes(Expected::SealedOrRefusedLike("find: repository 'composefs': <errno 2>")),
+        case("twin_in_place_of_the_root").twin(Twin::Instead).refused("find: repository 'composefs': <errno 2>"),
+        case("twin_in_the_copy_of_the_table").twin(Twin::InTheCopy),
         // What the initramfs's own fsck finds, and leaves to a person.
         case("fsck_gives_up")
             .systemd()

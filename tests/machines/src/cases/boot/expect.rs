@@ -30,6 +30,8 @@ pub enum Expected {
     RefusedLike(String),
     /// The same, with this action.
     RefusedLikeAnd(&'static str, &'static str),
+    /// Sealed, or refused for a reason like this pattern: which of the two is not the test's to say.
+    SealedOrRefusedLike(&'static str),
     /// The firmware does not start the image.
     RefusedByFirmware,
     /// What the command line leaves open is reported and warned of: name and remedy of each.
@@ -100,6 +102,10 @@ pub fn problems(scenario: &Scenario, world: &World, on: On, console: &Console, d
         }
         Expected::RefusedLike(reason) => judge.refused_like(&world.fill(reason)?, "halt"),
         Expected::RefusedLikeAnd(reason, action) => judge.refused_like(&world.fill(reason)?, action),
+        Expected::SealedOrRefusedLike(reason) if console.reason().is_some() => {
+            judge.refused_like(&world.fill(reason)?, "halt");
+        }
+        Expected::SealedOrRefusedLike(_) => judge.sealed("SHA512_V1", "{CANARY_SHA256SUM}")?,
         Expected::RefusedByFirmware => judge.refused_by_firmware(),
         Expected::Open(openings) => openings.iter().for_each(|(opening, remedy)| judge.open(opening, remedy)),
         Expected::Shell(prompt) => {
@@ -284,15 +290,17 @@ fn whole(pattern: &str, text: &str) -> bool {
 
 /// What came of a boot, in a line.
 pub fn seen(scenario: &Scenario, console: &Console) -> String {
+    let refused = |refusal: &str| format!("refused: {}", numbered(refusal));
     let seen = match &scenario.expected {
         Expected::Refused { .. } | Expected::RefusedLike(_) | Expected::RefusedLikeAnd(..) => {
-            format!("refused: {}", numbered(console.refusal().unwrap_or_default()))
+            refused(console.refusal().unwrap_or_default())
         }
         Expected::RefusedByFirmware => "ignored by the firmware: Access Denied".into(),
         Expected::Unreadable(_) => format!("EIO: {}", console.probe("canary").unwrap_or_default()),
         Expected::Open(_) => format!("open: {}", console.find("closes each: .*").unwrap_or_default()),
         Expected::Shell(prompt) => format!("open: initrd-shell: {}", console.find(prompt).unwrap_or_default()),
         Expected::Panic(_) => format!("open: disk-errors: {}", console.find("Kernel panic.*").unwrap_or_default()),
+        Expected::SealedOrRefusedLike(_) => console.refusal().map_or_else(|| "sealed".into(), refused),
         Expected::Sealed | Expected::SealedWith(_) => "sealed".into(),
         Expected::Bypassed(words) => format!("bypassed: {words}"),
         Expected::Events(_) => format!("{} events", console.events().len()),

@@ -105,7 +105,9 @@ impl Scenario {
                 let (block, byte) = world.place(*place)?;
                 Change::Flip { object: world.fill("{image_object}")?, block: Block::Number(block), byte }
             }
-            Step::Home => Change::Home,
+            Step::Partitions => Change::Partitions,
+            Step::Twin(twin) => Change::Twin(*twin),
+            Step::HybridMbr => Change::HybridMbr,
             Step::Replay => Change::Replay { object: world.fill("{image_object}")?, block: 2 },
             Step::FlipObject(object) => Change::Flip { object: world.fill(object)?, block: Block::Middle, byte: 8 },
             Step::Debugfs(commands) => Change::Debugfs(fill(commands)?),

@@ -10,6 +10,8 @@ use base64::engine::general_purpose::STANDARD;
 use super::expect::{Answer, Expected, Must};
 use super::world::{Place, World};
 use crate::console::Console;
+use crate::disk::Twin;
+use crate::firmware::Vendor;
 use crate::trial::{Need, Tier, Trial};
 
 pub(super) const ROOT: &str = "PARTUUID=5ea17007-0000-4000-8000-000000000003";
@@ -48,7 +50,9 @@ pub(super) enum Step {
     FlipImage(Place),
     FlipObject(&'static str),
     Replay,
-    Home,
+    Partitions,
+    Twin(Twin),
+    HybridMbr,
     Debugfs(Vec<String>),
     Write(Content, Vec<String>),
     OnEsp(fn(&World, &Scenario, &Path) -> Result<PathBuf>, &'static str),
@@ -111,7 +115,7 @@ pub struct Scenario {
     /// Whole SMBIOS strings.
     pub(super) strings: Vec<String>,
     /// What is planted in the firmware, by name.
-    pub(super) variables: Vec<(&'static str, &'static str)>,
+    pub(super) variables: Vec<(Vendor, &'static str, &'static str)>,
     pub(super) steps: Vec<Step>,
     pub(super) loader: Option<&'static str>,
     pub(super) secure_boot: bool,
@@ -313,15 +317,27 @@ impl Scenario {
         self
     }
 
-    /// A variable of the boot loader's, planted in the firmware so that it outlives the boot.
-    pub fn planted(mut self, name: &'static str, content: &'static str) -> Self {
-        self.variables.push((name, content));
+    /// A variable that is planted in the firmware so that it outlives the boot.
+    pub fn planted(mut self, vendor: Vendor, name: &'static str, content: &'static str) -> Self {
+        self.variables.push((vendor, name, content));
         self
     }
 
-    /// The disk has one more partition, for /home, with a setuid program.
-    pub fn home_partition(mut self) -> Self {
-        self.steps.push(Step::Home);
+    /// The disk has further partitions, for /home, /srv and /var/tmp, each with a setuid program, and one for swap.
+    pub fn further_partitions(mut self) -> Self {
+        self.steps.push(Step::Partitions);
+        self
+    }
+
+    /// A partition that has all names of the root's, and an operating system of its own.
+    pub fn twin(mut self, twin: Twin) -> Self {
+        self.steps.push(Step::Twin(twin));
+        self.systemd()
+    }
+
+    /// The protective MBR names the root partition, too.
+    pub fn hybrid_mbr(mut self) -> Self {
+        self.steps.push(Step::HybridMbr);
         self
     }
 
