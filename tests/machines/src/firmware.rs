@@ -25,6 +25,8 @@ pub struct Firmware<'a> {
     pub variables: &'a [(Vendor, &'static str, &'static str)],
     /// SMBIOS strings of type 11, as whoever sets up the machine can give them.
     pub strings: &'a [String],
+    /// Credentials by QEMU's fw_cfg, as whoever runs the machine can give them: names and content.
+    pub fw_cfg: &'a [(&'static str, &'static str)],
     /// For its variables and what it writes.
     pub scratch: &'a Path,
 }
@@ -90,6 +92,11 @@ impl Firmware<'_> {
             "-serial",
             "chardev:console",
         ]);
+        for (name, content) in self.fw_cfg {
+            let file = self.scratch.join(name);
+            fs::write(&file, content).with_context(|| file.display().to_string())?;
+            command.args(["-fw_cfg", &format!("name=opt/io.systemd.credentials/{name},file={}", file.display())]);
+        }
         for string in self.strings {
             command.args(["-smbios", &format!("type=11,value={string}")]);
         }

@@ -483,6 +483,12 @@ pub fn before() -> Vec<Scenario> {
             .image_replaced()
             .refused("measure: {image}: expected sha512:{digest}, measured sha512:{other}")
             .says("LoaderBootCountPath"),
+        // Where nothing is sealed anyway.
+        case("systemd_options_without_secure_boot")
+            .firmware_only()
+            .no_secure_boot()
+            .planted(Vendor::Systemd, "SystemdOptions", "systemd.unit=poweroff.target")
+            .comes(Expected::Bypassed("reboot: Power down")),
         case("second_karg_without_secure_boot")
             .firmware_only()
             .boundary()

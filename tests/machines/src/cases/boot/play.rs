@@ -87,6 +87,7 @@ impl Scenario {
                     reboots,
                     variables: &self.variables,
                     strings: &strings,
+                    fw_cfg: &self.fw_cfg,
                     scratch: scratch.path(),
                 };
                 machine.command(limit)?.into()

@@ -114,6 +114,8 @@ pub struct Scenario {
     pub(super) credentials: Vec<String>,
     /// Whole SMBIOS strings.
     pub(super) strings: Vec<String>,
+    /// Credentials by QEMU's fw_cfg.
+    pub(super) fw_cfg: Vec<(&'static str, &'static str)>,
     /// What is planted in the firmware, by name.
     pub(super) variables: Vec<(Vendor, &'static str, &'static str)>,
     pub(super) steps: Vec<Step>,
@@ -158,6 +160,7 @@ pub fn case(name: &'static str) -> Scenario {
         without: None,
         credentials: Vec::new(),
         strings: Vec::new(),
+        fw_cfg: Vec::new(),
         variables: Vec::new(),
         steps: Vec::new(),
         loader: None,
@@ -314,6 +317,12 @@ impl Scenario {
     /// An SMBIOS string of type 11.
     pub fn smbios(mut self, string: &str) -> Self {
         self.strings.push(string.into());
+        self
+    }
+
+    /// A credential by QEMU's fw_cfg.
+    pub fn fw_cfg(mut self, name: &'static str, content: &'static str) -> Self {
+        self.fw_cfg.push((name, content));
         self
     }
 
