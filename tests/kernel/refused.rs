@@ -3,9 +3,10 @@
 use std::fs::{self, File};
 use std::os::unix::fs::symlink;
 
+use nix::mount::MsFlags;
 use nix::sys::stat::Mode;
 
-use crate::lab::{self, Lab, write};
+use crate::lab::{self, Lab, mount_at, write};
 use crate::raw::enable_verity;
 
 const OTHER_HEX: &str = "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff";
@@ -411,6 +412,31 @@ fn secure_boot_required_without_firmware() {
     lab::with("sha512", |lab| {
         lab.config("[policy]\nsecure-boot = \"require\"\n");
         let message = "ask: Secure Boot: expected 'enforced' (policy.secure-boot = \"require\"), found 'unsupported'";
+        lab.expect_refused(&lab.boot(), message);
+    });
+}
+
+#[test]
+#[cfg(target_arch = "x86_64")]
+fn smbios_table_that_is_hidden() {
+    lab::with("sha512", |lab| {
+        // As on a PC with UEFI.
+        mount_at("firmware", "/sys/firmware", Some("tmpfs"), MsFlags::empty());
+        fs::create_dir("/sys/firmware/efi").unwrap();
+        let hidden =
+            "ask: '/sys/firmware/dmi/tables/DMI': expected the SMBIOS table of a PC with UEFI, found none".to_owned();
+        lab.expect_refused(&lab.boot(), &hidden);
+    });
+}
+
+#[test]
+fn string_in_an_smbios_table() {
+    lab::with("sha512", |lab| {
+        mount_at("firmware", "/sys/firmware", Some("tmpfs"), MsFlags::empty());
+        fs::create_dir_all("/sys/firmware/dmi/tables").unwrap();
+        fs::write("/sys/firmware/dmi/tables/DMI", b"\x0b\x05\0\0\x01io.systemd.boot-entries.extra:a=b\0\0").unwrap();
+        let message = "ask: machine set-up: expected no string that adds a boot entry (policy.firmware-strings = \"refuse\"), \
+                       found 'io.systemd.boot-entries.extra:a=b'";
         lab.expect_refused(&lab.boot(), message);
     });
 }
