@@ -1,7 +1,7 @@
 //! What the machine's set-up adds to a signed image: strings that boot stub, boot loader and PID 1 take without a signature.
 //!
-//! Looked for as bytes anywhere in what the kernel shows of the SMBIOS table, and not by its structures: nothing that is wrong
-//! with those hides a string.
+//! Looked for as bytes anywhere in what the kernel shows of the SMBIOS table, and not by its structures. A table that the kernel
+//! does not show to its end may hide some: that is told, too.
 //!
 //! Source: smbios-type-11(7), systemd.system-credentials(7).
 
@@ -100,6 +100,30 @@ fn shortened(bytes: &[u8]) -> String {
     format!("{}{rest}", cut.escape_ascii())
 }
 
+/// Whether an SMBIOS table comes to its end. The kernel shows a table up to the first structure that cannot be one; a boot stub
+/// may read on, and find strings there.
+///
+/// Source: DMTF DSP0134, "SMBIOS structure table".
+pub fn is_whole(mut table: &[u8]) -> bool {
+    /// Type, length, and a handle of two bytes.
+    const HEADER: usize = 4;
+    const END_OF_TABLE: u8 = 127;
+    while let [kind, length, _, _, ..] = *table {
+        let length = usize::from(length);
+        if length < HEADER {
+            return false;
+        }
+        if kind == END_OF_TABLE {
+            return true;
+        }
+        // Behind it are its strings, and two zero bytes.
+        let Some(strings) = table.get(length..) else { return false };
+        let Some(end) = position(strings, &[0, 0]) else { return false };
+        table = strings.get(end + 2..).unwrap_or_default();
+    }
+    false
+}
+
 /// All strings in an SMBIOS table that add something, of each kind the first ones of many.
 pub fn find(table: &[u8]) -> Vec<AddedString> {
     let mut found: Vec<AddedString> = Vec::new();
@@ -171,6 +195,27 @@ mod tests {
             ]
         );
         assert_eq!(shown(&structure(11, &["io.systemd.boot.timeout=0", "io.systemd.", "io.system"])), []);
+    }
+
+    #[test]
+    fn tables_with_an_end() {
+        let [bios, strings, end] = [structure(0, &["Vendor"]), structure(11, &["a", "b"]), structure(127, &[])];
+        // A structure without strings has two zero bytes behind it.
+        let bare = vec![1, 6, 0, 0, 9, 9, 0, 0];
+        assert!(is_whole(&[bios.clone(), bare, strings.clone(), end.clone()].concat()));
+        assert!(is_whole(&[127, 4, 0, 0]));
+        for hidden in [
+            vec![],
+            bios.clone(),
+            // Shorter than its own header: the kernel stops there.
+            [bios.clone(), vec![200, 2, 5, 0, 65, 0, 0], strings.clone(), end.clone()].concat(),
+            [bios.clone(), vec![200, 0, 0, 0, 0, 0], end.clone()].concat(),
+            // Longer than the table, or without an end of its strings.
+            [bios.clone(), vec![200, 255, 0, 0, 0, 0]].concat(),
+            [bios, vec![200, 4, 0, 0, 65, 66]].concat(),
+        ] {
+            assert!(!is_whole(&hidden), "{hidden:?}");
+        }
     }
 
     #[test]

@@ -79,6 +79,9 @@ pub enum InputError {
     /// The SMBIOS table is hidden.
     #[error("'{SMBIOS_TABLE}': expected the SMBIOS table of a PC with UEFI, found none")]
     NoTable,
+    /// The SMBIOS table has no end: the kernel stopped where a structure is none.
+    #[error("'{SMBIOS_TABLE}': expected an SMBIOS table with an end, found one that breaks off after {0} bytes")]
+    BrokenTable(usize),
     /// EFI variables cannot be mounted.
     #[error("EFI variables")]
     Efivarfs(#[source] FsError),
@@ -183,7 +186,13 @@ pub fn added() -> Result<Vec<AddedString>, InputError> {
     if table.is_none() && cfg!(target_arch = "x86_64") && Path::new(EFI).exists() {
         return Err(InputError::NoTable);
     }
-    let mut found = added::find(&table.unwrap_or_default());
+    let mut found = table.as_deref().map(added::find).unwrap_or_default();
+    // A string that is seen is the better reason.
+    if let (true, Some(table)) = (found.is_empty(), &table)
+        && !added::is_whole(table)
+    {
+        return Err(InputError::BrokenTable(table.len()));
+    }
     match std::fs::read_dir(FW_CFG_CREDENTIALS) {
         Err(reason) if reason.kind() == io::ErrorKind::NotFound => {}
         Err(reason) => return Err(read_error(FW_CFG_CREDENTIALS, reason)),

@@ -169,8 +169,49 @@ const SHELL_PROGRAMS: [&str; 6] = ["sh", "bash", "dash", "zsh", "busybox", "ash"
 /// Variables of PID 1's environment, which the kernel makes of arguments that it does not know.
 const ENVIRONMENT: [&str; 3] = ["LD_", "SYSTEMD_", "GLIBC_"];
 /// What PID 1 or each program takes for code or for what to start, in /etc.
-const CODE: [&str; 5] = ["ld.so.preload", "ld.so.conf", "ld.so.cache", "profile", "environment"];
-const FOLDERS_OF_CODE: [&str; 12] = [
+const CODE: [&str; 19] = [
+    "ld.so.preload",
+    "ld.so.conf",
+    "ld.so.cache",
+    "profile",
+    "environment",
+    "bash.bashrc",
+    "crontab",
+    "nsswitch.conf",
+    "pam.conf",
+    "passwd",
+    "rc.local",
+    "shadow",
+    "sudoers",
+    "sysctl.conf",
+    "systemd/system.conf",
+    "systemd/user.conf",
+    "ssh/sshd_config",
+    "logrotate.conf",
+    "doas.conf",
+];
+const FOLDERS_OF_CODE: [&str; 33] = [
+    "apt",
+    "binfmt.d",
+    "containers/systemd",
+    "cron.daily",
+    "cron.hourly",
+    "cron.monthly",
+    "cron.weekly",
+    "dbus-1",
+    "default",
+    "logrotate.d",
+    "lvm",
+    "network",
+    "polkit-1",
+    "security",
+    "ssh/sshd_config.d",
+    "sudoers.d",
+    "sysctl.d",
+    "systemd/system.attached",
+    "systemd/system.conf.d",
+    "systemd/system.control",
+    "update-motd.d",
     "systemd/system",
     "systemd/user",
     "systemd/system-generators",
@@ -192,7 +233,10 @@ pub fn find(boot: &Boot<'_>) -> Vec<Opening> {
     let (etc, var) = (*settings.etc.value(), *settings.var.value());
     let etc_persists = matches!(etc, StateMount::Overlay | StateMount::Bind);
     let var_persists = matches!(var, StateMount::Overlay | StateMount::Bind);
-    let adds = |extra| stub.is_some_and(|stub| stub.adds(extra));
+    // Who plants a variable, or has the kernel do without the firmware, hides which stub it was.
+    let firmware = matches!(secure_boot, SecureBoot::Enforced | SecureBoot::Unknown);
+    let stub_that_adds = stub.or(firmware.then_some(Stub::Unknown));
+    let adds = |extra| stub_that_adds.is_some_and(|stub| stub.adds(extra));
     [
         (
             Opening::ImportedCredentials,
@@ -215,7 +259,7 @@ pub fn find(boot: &Boot<'_>) -> Vec<Opening> {
         (Opening::FirmwareStrings, *settings.firmware_strings.value() == FirmwareStrings::Report),
         (Opening::StubCommandLine, adds(Extra::CommandLine)),
         (Opening::StubInitrd, adds(Extra::Initrd)),
-        (Opening::UnsignedCommandLine, secure_boot == SecureBoot::Enforced && stub.is_none()),
+        (Opening::UnsignedCommandLine, firmware && stub.is_none()),
     ]
     .into_iter()
     .filter_map(|(opening, open)| open.then_some(opening))
@@ -427,7 +471,9 @@ mod tests {
         let both = [Opening::StubCommandLine, Opening::StubInitrd];
         assert_eq!(found(&line, |boot| boot.stub = Some(Stub::Systemd(258))), both);
         assert_eq!(found(&line, |boot| boot.stub = Some(Stub::Unknown)), both);
-        assert_eq!(found(&line, |boot| boot.stub = None), [Opening::UnsignedCommandLine]);
+        let all = [Opening::StubCommandLine, Opening::StubInitrd, Opening::UnsignedCommandLine];
+        assert_eq!(found(&line, |boot| boot.stub = None), all);
+        assert_eq!(found(&line, |boot| (boot.stub, boot.secure_boot) = (None, SecureBoot::Unknown)), all);
         let off = |boot: &mut Boot<'_>| (boot.stub, boot.secure_boot) = (None, SecureBoot::Off);
         assert_eq!(found(&line, off), []);
     }

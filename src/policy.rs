@@ -19,6 +19,8 @@ use crate::names::names;
 
 /// How often a boot entry without tries left is started before a restart is given up.
 const MAX_EXHAUSTED_TRIES: u32 = 10;
+/// No builder gives an entry more tries: whoever renames it could have the machine restart for ever.
+const MAX_TRIES: u32 = 99;
 
 /// Arguments with which the kernel has no SMBIOS table, or no EFI variables, to show.
 const HIDING_KARGS: [&str; 2] = ["initcall_blacklist", "noefi"];
@@ -247,7 +249,8 @@ pub fn after_refusal(on_failure: OnFailure, tries: Option<Tries>) -> Action {
         (OnFailure::Poweroff, _) => Action::Poweroff,
         (OnFailure::Halt, _) => Action::Halt,
         (OnFailure::Auto, Some(Tries { left: 0, done: MAX_EXHAUSTED_TRIES.. }) | None) => Action::Halt,
-        (OnFailure::Auto, Some(_)) => Action::Reboot,
+        (OnFailure::Auto, Some(Tries { left: 0..=MAX_TRIES, .. })) => Action::Reboot,
+        (OnFailure::Auto, Some(_)) => Action::Halt,
     }
 }
 
@@ -464,6 +467,8 @@ mod tests {
             (OnFailure::Auto, tries(0, 10), Action::Halt),
             (OnFailure::Auto, tries(0, u32::MAX), Action::Halt),
             (OnFailure::Auto, tries(1, 10), Action::Reboot),
+            (OnFailure::Auto, tries(99, 0), Action::Reboot),
+            (OnFailure::Auto, tries(100, 0), Action::Halt),
         ] {
             assert_eq!(after_refusal(on_failure, tries), action, "{on_failure:?} {tries:?}");
         }

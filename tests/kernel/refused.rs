@@ -430,6 +430,19 @@ fn smbios_table_that_is_hidden() {
 }
 
 #[test]
+fn smbios_table_that_breaks_off() {
+    lab::with("sha512", |lab| {
+        mount_at("firmware", "/sys/firmware", Some("tmpfs"), MsFlags::empty());
+        fs::create_dir_all("/sys/firmware/dmi/tables").unwrap();
+        // What a kernel shows of a table whose second structure is shorter than its own header.
+        fs::write("/sys/firmware/dmi/tables/DMI", b"\xc9\x04\x06\0A\0\0").unwrap();
+        let message = "ask: '/sys/firmware/dmi/tables/DMI': expected an SMBIOS table with an end, found one that breaks off \
+                       after 7 bytes";
+        lab.expect_refused(&lab.boot(), message);
+    });
+}
+
+#[test]
 fn string_in_an_smbios_table() {
     lab::with("sha512", |lab| {
         mount_at("firmware", "/sys/firmware", Some("tmpfs"), MsFlags::empty());
