@@ -429,13 +429,18 @@ fn smbios_table_that_is_hidden() {
     });
 }
 
+/// As the kernel shows it.
+fn show_smbios_table(content: &[u8]) {
+    mount_at("firmware", "/sys/firmware", Some("tmpfs"), MsFlags::empty());
+    fs::create_dir_all("/sys/firmware/dmi/tables").unwrap();
+    fs::write("/sys/firmware/dmi/tables/DMI", content).unwrap();
+}
+
 #[test]
 fn smbios_table_that_breaks_off() {
     lab::with("sha512", |lab| {
-        mount_at("firmware", "/sys/firmware", Some("tmpfs"), MsFlags::empty());
-        fs::create_dir_all("/sys/firmware/dmi/tables").unwrap();
         // What a kernel shows of a table whose second structure is shorter than its own header.
-        fs::write("/sys/firmware/dmi/tables/DMI", b"\xc9\x04\x06\0A\0\0").unwrap();
+        show_smbios_table(b"\xc9\x04\x06\0A\0\0");
         let message = "ask: '/sys/firmware/dmi/tables/DMI': expected an SMBIOS table with an end, found one that breaks off \
                        after 7 bytes";
         lab.expect_refused(&lab.boot(), message);
@@ -445,9 +450,7 @@ fn smbios_table_that_breaks_off() {
 #[test]
 fn string_in_an_smbios_table() {
     lab::with("sha512", |lab| {
-        mount_at("firmware", "/sys/firmware", Some("tmpfs"), MsFlags::empty());
-        fs::create_dir_all("/sys/firmware/dmi/tables").unwrap();
-        fs::write("/sys/firmware/dmi/tables/DMI", b"\x0b\x05\0\0\x01io.systemd.boot-entries.extra:a=b\0\0").unwrap();
+        show_smbios_table(b"\x0b\x05\0\0\x01io.systemd.boot-entries.extra:a=b\0\0");
         let message = "ask: machine set-up: expected no string that adds a boot entry (policy.firmware-strings = \"refuse\"), \
                        found 'io.systemd.boot-entries.extra:a=b'";
         lab.expect_refused(&lab.boot(), message);
