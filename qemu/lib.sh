@@ -266,6 +266,7 @@ sealed_kargs=(
   systemd.import_credentials=no systemd.imds=no fstab=no rd.fstab=no rd.shell=0 rd.emergency=halt noresume
   systemd.mask=systemd-sysext.service systemd.mask=systemd-confext.service
   systemd.gpt_auto=no systemd.factory_reset=no rootflags=errors=remount-ro
+  systemd.condition_first_boot=no systemd.firstboot=no
 )
 
 # in_root ROOT COMMAND...: runs a command in another root, in a mount namespace that takes the mounts along at its end.

@@ -90,6 +90,14 @@ pub enum AssembleError {
         /// Owner and mode that it has.
         found: String,
     },
+    /// A work directory that overlayfs will not take, and where it says no more than that.
+    #[error(
+        "state directory '{name}': expected nothing that forbids the mount, found 'work/incompat': changes may have been lost"
+    )]
+    Work {
+        /// Its path on the physical root.
+        name: String,
+    },
     /// What is in an upper layer.
     #[error(transparent)]
     Keep(#[from] KeepError),
@@ -370,6 +378,12 @@ fn work_layer(state: &OwnedFd, parent: &str, like: Ownership) -> Result<OwnedFd,
     if found != expected {
         rustix::fs::chmod(lookup::proc_path(fd.as_fd()), Mode::from_raw_mode(expected.mode))
             .map_err(|reason| AssembleError::State { name: format!("{parent}/work"), reason: reason.into() })?;
+    }
+    // An overlay that was mounted with the option volatile leaves it behind after a crash.
+    let forbidden = lookup::directory(&fd, "work", Links::Refused)
+        .is_ok_and(|work| rustix::fs::statat(work, "incompat", AtFlags::SYMLINK_NOFOLLOW).is_ok());
+    if forbidden {
+        return Err(AssembleError::Work { name: format!("{parent}/work") });
     }
     Ok(fd)
 }

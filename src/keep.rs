@@ -13,6 +13,28 @@ const MAX_PATTERNS: usize = 256;
 const MAX_PATTERN: usize = 255;
 const EVERYTHING: &str = "**";
 
+/// What is in /etc and never run, nor says what is: no program takes a path, a command or a library from it.
+pub const DATA: [&str; 18] = [
+    ".updated",
+    "NetworkManager/system-connections/**",
+    "adjtime",
+    "chrony.keys",
+    "cockpit/ws-certs.d/**",
+    "cryptsetup-keys.d/**",
+    "hostname",
+    "hosts",
+    "localtime",
+    "locale.conf",
+    "machine-id",
+    "machine-info",
+    "resolv.conf",
+    "ssh/ssh_host_*",
+    "ssl/certs/**",
+    "ssl/private/**",
+    "timezone",
+    "vconsole.conf",
+];
+
 /// Which files of an upper layer are kept. An empty list keeps none.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct KeepList {
@@ -55,6 +77,26 @@ impl KeepList {
     pub fn may_match_below(&self, path: &[u8]) -> bool {
         self.patterns.iter().any(|pattern| may_match_below(pattern, path))
     }
+
+    /// Whether nothing is listed but what is known to be data. What is not known may be code: there is no end of programs that
+    /// take what to run from /etc.
+    pub fn is_data(&self) -> bool {
+        self.patterns.iter().all(|pattern| DATA.iter().any(|known| covers(known, pattern)))
+    }
+}
+
+/// Whether a pattern lists nothing but what another one does.
+fn covers(known: &str, pattern: &str) -> bool {
+    let mut components = pattern.split('/');
+    for expected in known.split('/') {
+        match components.next() {
+            Some(_) if expected == EVERYTHING => return true,
+            Some(component) if component == expected => {}
+            Some(component) if !component.contains('*') && fits(expected, component.as_bytes()) => {}
+            _ => return false,
+        }
+    }
+    components.next().is_none()
 }
 
 fn check(pattern: &str) -> Result<(), PatternError> {
@@ -213,6 +255,39 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn what_is_data() {
+        for (pattern, data) in [
+            ("machine-id", true),
+            ("machine-id*", false),
+            ("hostname", true),
+            ("ssh/ssh_host_*", true),
+            ("ssh/ssh_host_ed25519_key", true),
+            ("ssh/ssh_host_*_key", false),
+            ("ssh/*", false),
+            ("ssh/**", false),
+            ("NetworkManager/**", false),
+            ("NetworkManager/system-connections", false),
+            ("NetworkManager/system-connections/**", true),
+            ("NetworkManager/system-connections/*.nmconnection", true),
+            ("NetworkManager/system-connections/a/b", true),
+            ("NetworkManager/dispatcher.d/x", false),
+            ("NetworkManager/*", false),
+            ("ld.so.preload", false),
+            ("ld.so.*", false),
+            ("nsswitch.conf", false),
+            ("systemd/system/a.service", false),
+            ("*/system/a.service", false),
+            ("unheard-of", false),
+            ("*", false),
+        ] {
+            assert_eq!(list(&[pattern]).unwrap().is_data(), data, "{pattern}");
+            assert!(!list(&[pattern, "profile"]).unwrap().is_data(), "{pattern}");
+        }
+        assert!(list(&[]).unwrap().is_data());
+        assert!(list(&DATA).unwrap().is_data());
     }
 
     #[test]

@@ -9,6 +9,10 @@ use crate::names::names;
 use crate::policy::Settings;
 use crate::stub::{Extra, Stub};
 
+mod asked;
+
+use asked::Asked;
+
 /// A way around the seal that is open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Opening {
@@ -32,6 +36,8 @@ pub enum Opening {
     FactoryReset,
     /// The superblock of the physical root says what follows an error on it, a panic of the kernel for one.
     DiskErrors,
+    /// The machine-id on the disk can have PID 1 take any boot for the first one: presets, questions at the console.
+    FirstBoot,
     /// What lies in a persistent /etc is read by PID 1 and by each program: `ld.so.preload`, units.
     WritableEtc,
     /// Strings of the machine's set-up that add to what was signed are only reported.
@@ -56,6 +62,7 @@ names!(Opening:
     OtherPartitions = "other-partitions",
     FactoryReset = "factory-reset",
     DiskErrors = "disk-errors",
+    FirstBoot = "first-boot",
     WritableEtc = "writable-etc",
     FirmwareStrings = "firmware-strings",
     StubCommandLine = "stub-command-line",
@@ -77,7 +84,8 @@ impl Opening {
             Self::OtherPartitions => "systemd.gpt_auto=no",
             Self::FactoryReset => "systemd.factory_reset=no",
             Self::DiskErrors => "rootflags=errors=remount-ro",
-            Self::WritableEtc => "etc.keep, or etc.mount = \"transient\" or \"none\"",
+            Self::FirstBoot => "systemd.condition_first_boot=no systemd.firstboot=no",
+            Self::WritableEtc => "etc.keep of nothing but data, or etc.mount = \"transient\" or \"none\"",
             Self::FirmwareStrings => "policy.firmware-strings = \"refuse\"",
             Self::StubCommandLine => "a boot stub that takes no SMBIOS string",
             Self::StubInitrd => "a boot stub that takes no initramfs of a boot loader",
@@ -87,7 +95,7 @@ impl Opening {
 }
 
 /// What closes all openings that kernel arguments close, on a physical root with ext4.
-pub const SEALED: [Opening; 9] = [
+pub const SEALED: [Opening; 10] = [
     Opening::ImportedCredentials,
     Opening::MetadataService,
     Opening::Fstab,
@@ -97,6 +105,7 @@ pub const SEALED: [Opening; 9] = [
     Opening::OtherPartitions,
     Opening::FactoryReset,
     Opening::DiskErrors,
+    Opening::FirstBoot,
 ];
 
 /// The filesystem of the physical root.
@@ -125,107 +134,6 @@ pub struct Boot<'a> {
     pub filesystem: PhysicalFilesystem,
 }
 
-/// Arguments that give a root shell in the initramfs or before a login: units, breakpoints, dracut's questions.
-const SHELLS: [&str; 10] = [
-    "rd.break",
-    "rd.systemd.break",
-    "systemd.break",
-    "rd.systemd.unit",
-    "rd.systemd.debug_shell",
-    "systemd.debug_shell",
-    "SYSTEMD_SULOGIN_FORCE",
-    "rd.rescue",
-    "rd.cmdline",
-    "rd.live.debug",
-];
-/// Arguments that have more run, start or mount than the image says.
-const UNITS: [&str; 22] = [
-    "systemd.run",
-    "rd.systemd.run",
-    "systemd.wants",
-    "rd.systemd.wants",
-    "systemd.unit",
-    "systemd.setenv",
-    "rd.systemd.setenv",
-    "systemd.mount_extra",
-    "rd.systemd.mount_extra",
-    "systemd.swap_extra",
-    "rd.systemd.swap_extra",
-    "mount.usr",
-    "mount.usrfstype",
-    "usrhash",
-    "roothash",
-    "rd.overlay",
-    "rd.overlayfs",
-    "rd.live.overlay",
-    "rd.live.image",
-    "ignition.firstboot",
-    "ignition.platform.id",
-    "ignition.config.url",
-];
-/// Programs that are a shell when `init=` names them.
-const SHELL_PROGRAMS: [&str; 6] = ["sh", "bash", "dash", "zsh", "busybox", "ash"];
-
-/// Variables of PID 1's environment, which the kernel makes of arguments that it does not know.
-const ENVIRONMENT: [&str; 3] = ["LD_", "SYSTEMD_", "GLIBC_"];
-/// What PID 1 or each program takes for code or for what to start, in /etc.
-const CODE: [&str; 19] = [
-    "ld.so.preload",
-    "ld.so.conf",
-    "ld.so.cache",
-    "profile",
-    "environment",
-    "bash.bashrc",
-    "crontab",
-    "nsswitch.conf",
-    "pam.conf",
-    "passwd",
-    "rc.local",
-    "shadow",
-    "sudoers",
-    "sysctl.conf",
-    "systemd/system.conf",
-    "systemd/user.conf",
-    "ssh/sshd_config",
-    "logrotate.conf",
-    "doas.conf",
-];
-const FOLDERS_OF_CODE: [&str; 33] = [
-    "apt",
-    "binfmt.d",
-    "containers/systemd",
-    "cron.daily",
-    "cron.hourly",
-    "cron.monthly",
-    "cron.weekly",
-    "dbus-1",
-    "default",
-    "logrotate.d",
-    "lvm",
-    "network",
-    "polkit-1",
-    "security",
-    "ssh/sshd_config.d",
-    "sudoers.d",
-    "sysctl.d",
-    "systemd/system.attached",
-    "systemd/system.conf.d",
-    "systemd/system.control",
-    "update-motd.d",
-    "systemd/system",
-    "systemd/user",
-    "systemd/system-generators",
-    "pam.d",
-    "ld.so.conf.d",
-    "profile.d",
-    "udev/rules.d",
-    "modprobe.d",
-    "init.d",
-    "cron.d",
-    "tmpfiles.d",
-    "NetworkManager/dispatcher.d",
-];
-
 /// The openings of a boot, in the order of [`Opening`].
 pub fn find(boot: &Boot<'_>) -> Vec<Opening> {
     let Boot { command_line, settings, lockdown, secure_boot, stub, filesystem } = *boot;
@@ -236,6 +144,8 @@ pub fn find(boot: &Boot<'_>) -> Vec<Opening> {
     // Who plants a variable, or has the kernel do without the firmware, hides which stub it was.
     let firmware = matches!(secure_boot, SecureBoot::Enforced | SecureBoot::Unknown);
     let stub_that_adds = stub.or(firmware.then_some(Stub::Unknown));
+    let keep = settings.etc_keep.value().as_ref();
+    let id_persists = etc_persists && keep.is_none_or(|list| list.matches(b"machine-id"));
     let adds = |extra| stub_that_adds.is_some_and(|stub| stub.adds(extra));
     [
         (
@@ -250,12 +160,16 @@ pub fn find(boot: &Boot<'_>) -> Vec<Opening> {
             Opening::Hibernation,
             !(asked.is_bare("noresume") || asked.is_bare("nohibernate") || lockdown == Lockdown::Active),
         ),
-        (Opening::ExtraUnits, UNITS.iter().any(|key| asked.is_on(key)) || asked.sets_environment()),
+        (Opening::ExtraUnits, asked.units()),
         (Opening::Extensions, (etc_persists || var_persists) && !asked.masks_extensions()),
         (Opening::OtherPartitions, !asked.is_off("systemd.gpt_auto")),
         (Opening::FactoryReset, !asked.is_off("systemd.factory_reset")),
         (Opening::DiskErrors, filesystem == PhysicalFilesystem::MayBeExt4 && !asked.survives_disk_errors()),
-        (Opening::WritableEtc, etc_persists && settings.etc_keep.value().as_ref().is_none_or(keeps_code)),
+        (
+            Opening::FirstBoot,
+            id_persists && !(asked.is_off("systemd.condition_first_boot") && asked.is_off("systemd.firstboot")),
+        ),
+        (Opening::WritableEtc, etc_persists && !keep.is_some_and(KeepList::is_data)),
         (Opening::FirmwareStrings, *settings.firmware_strings.value() == FirmwareStrings::Report),
         (Opening::StubCommandLine, adds(Extra::CommandLine)),
         (Opening::StubInitrd, adds(Extra::Initrd)),
@@ -264,67 +178,6 @@ pub fn find(boot: &Boot<'_>) -> Vec<Opening> {
     .into_iter()
     .filter_map(|(opening, open)| open.then_some(opening))
     .collect()
-}
-
-/// Whether a list lets files be that have something run.
-fn keeps_code(list: &KeepList) -> bool {
-    CODE.iter().any(|file| list.matches(file.as_bytes()))
-        || FOLDERS_OF_CODE.iter().any(|folder| list.may_match_below(folder.as_bytes()))
-}
-
-/// The command line, with systemd's and dracut's readings of it.
-struct Asked<'a>(&'a CommandLine);
-
-impl Asked<'_> {
-    /// Said to be false: the last one counts, and one without a value means yes.
-    fn is_off(&self, key: &str) -> bool {
-        self.0.values(key).next_back().flatten().is_some_and(is_false)
-    }
-
-    /// There, and not said to be false.
-    fn is_on(&self, key: &str) -> bool {
-        self.0.values(key).next().is_some() && !self.is_off(key)
-    }
-
-    /// There without a value, as some arguments must be to count.
-    fn is_bare(&self, key: &str) -> bool {
-        self.0.values(key).any(|value| value.is_none())
-    }
-
-    fn shell(&self) -> bool {
-        // dracut's getargbool() knows fewer words than systemd.
-        let closed = matches!(self.0.values("rd.shell").next_back().flatten(), Some(b"0" | b"no" | b"off"))
-            && matches!(self.0.last_value("rd.emergency"), Some(b"halt" | b"reboot" | b"poweroff"));
-        let init = self.0.last_value("init").and_then(|path| path.rsplit(|byte| *byte == b'/').next());
-        let init_is_shell = init.is_some_and(|name| SHELL_PROGRAMS.iter().any(|shell| name == shell.as_bytes()));
-        // systemd takes it for its own where it has no value.
-        let emergency = ["rd.emergency", "emergency", "rescue", "single"].iter().any(|key| self.is_bare(key));
-        !closed || init_is_shell || emergency || SHELLS.iter().any(|key| self.is_on(key))
-    }
-
-    fn sets_environment(&self) -> bool {
-        let known = "SYSTEMD_SULOGIN_FORCE".as_bytes();
-        self.0.keys().any(|key| key != known && ENVIRONMENT.iter().any(|start| key.starts_with(start.as_bytes())))
-    }
-
-    fn masks_extensions(&self) -> bool {
-        let masked = |unit: &str| self.0.values("systemd.mask").flatten().any(|value| value == unit.as_bytes());
-        masked("systemd-sysext.service") && masked("systemd-confext.service")
-    }
-
-    /// Says what follows an error in the place of the superblock.
-    fn survives_disk_errors(&self) -> bool {
-        let options = self.0.values("rootflags").flatten().flat_map(|flags| flags.split(|byte| *byte == b','));
-        matches!(
-            options.filter_map(|option| option.strip_prefix(b"errors=")).next_back(),
-            Some(b"remount-ro" | b"continue")
-        )
-    }
-}
-
-/// The values that systemd's `parse_boolean()` takes for false.
-fn is_false(value: &[u8]) -> bool {
-    ["0", "no", "n", "false", "f", "off"].iter().any(|word| value.eq_ignore_ascii_case(word.as_bytes()))
 }
 
 #[cfg(test)]
@@ -397,6 +250,11 @@ mod tests {
             ("", "rd.cmdline=ask", InitrdShell),
             ("", "init=/usr/bin/bash", InitrdShell),
             ("", "init=sh", InitrdShell),
+            ("", "init=/usr/bin/python3", InitrdShell),
+            ("", "1", InitrdShell),
+            ("", "s", InitrdShell),
+            ("", "-b", InitrdShell),
+            ("", "systemd.crash_shell", InitrdShell),
             ("noresume", "", Hibernation),
             ("noresume", "noresume=1", Hibernation),
             ("noresume", "nohibernate=1", Hibernation),
@@ -408,6 +266,11 @@ mod tests {
             ("", "systemd.setenv=LD_PRELOAD=/var/x.so", ExtraUnits),
             ("", "mount.usr=/dev/sdb", ExtraUnits),
             ("", "rd.overlay", ExtraUnits),
+            ("", "systemd.pull=tar,verify=no:x:https://x", ExtraUnits),
+            ("", "systemd.ssh_listen=vsock::22", ExtraUnits),
+            ("", "ds=nocloud", ExtraUnits),
+            ("", "cloud-config-url=https://x", ExtraUnits),
+            ("", "bootconfig", ExtraUnits),
             ("", "ignition.platform.id=qemu", ExtraUnits),
             ("", "LD_PRELOAD=/x.so", ExtraUnits),
             ("", "SYSTEMD_GENERATOR_PATH=/x", ExtraUnits),
@@ -443,6 +306,15 @@ mod tests {
     fn what_no_argument_closes() {
         assert_eq!(openings(&sealed(), ""), [Opening::WritableEtc]);
         assert_eq!(openings(&sealed(), "[etc]\nmount = \"bind\"\n"), [Opening::WritableEtc]);
+        // Who decides whether it is the first boot.
+        for remove in ["systemd.condition_first_boot=no ", " systemd.firstboot=no"] {
+            let line = sealed().replace(remove, "");
+            assert_eq!(openings(&line, "[etc]\nkeep = [\"machine-id\"]\n"), [Opening::FirstBoot]);
+            assert_eq!(openings(&line, "[etc]\nmount = \"bind\"\n"), [Opening::FirstBoot, Opening::WritableEtc]);
+            for other in ["keep = [\"hostname\"]", "mount = \"transient\""] {
+                assert_eq!(openings(&line, &format!("[etc]\n{other}\n")), []);
+            }
+        }
         for list in
             ["\"*\", \"*/**\"", "\"ld.so.*\"", "\"systemd/**\"", "\"systemd/system/a.service\"", "\"*/rules.d/**\""]
         {

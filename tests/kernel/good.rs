@@ -167,7 +167,8 @@ fn the_link_to_the_physical_roots_device() {
 fn openings_are_named() {
     const SEALED: &str = "systemd.import_credentials=no systemd.imds=no fstab=no rd.fstab=no rd.shell=0 rd.emergency=halt noresume \
                           systemd.mask=systemd-sysext.service systemd.mask=systemd-confext.service systemd.gpt_auto=no \
-                          systemd.factory_reset=no rootflags=errors=remount-ro";
+                          systemd.factory_reset=no rootflags=errors=remount-ro \
+                          systemd.condition_first_boot=no systemd.firstboot=no";
     lab::with("sha512", |lab| {
         lab.config("[etc]\nkeep = []\n");
         lab.command_line(&format!("{} {SEALED}", lab.karg("V1")));
@@ -193,6 +194,7 @@ fn openings_are_named() {
             "other-partitions",
             "factory-reset",
             "disk-errors",
+            "first-boot",
             "writable-etc"
         ]);
         assert_eq!(report["openings"], expected);

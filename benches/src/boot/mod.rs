@@ -73,6 +73,7 @@ fn boot(kind: Kind, kernel: &str, root: Root) -> Result<Boot> {
                 reboots: false,
                 variables: &[],
                 strings: &[],
+                structures: &[],
                 fw_cfg: &[],
                 scratch: scratch.path(),
             }

@@ -21,7 +21,8 @@ use crate::table::Table;
 /// is nothing to warn of.
 pub const SEALED: &str = "systemd.import_credentials=no systemd.imds=no fstab=no rd.fstab=no rd.shell=0 rd.emergency=halt noresume \
                           systemd.mask=systemd-sysext.service systemd.mask=systemd-confext.service systemd.gpt_auto=no \
-                          systemd.factory_reset=no rootflags=errors=remount-ro";
+                          systemd.factory_reset=no rootflags=errors=remount-ro \
+                          systemd.condition_first_boot=no systemd.firstboot=no";
 
 /// The kernels of Debian 13, which cannot build a tree from mounts that are attached nowhere.
 const OLDER: [&str; 2] = ["6.12", "generic"];

@@ -8,6 +8,7 @@ use std::path::Path;
 use clap::{Arg, CommandFactory};
 use clap_complete::Shell;
 use sealroot::config::Config;
+use sealroot::keep::DATA;
 
 use crate::arguments::Arguments;
 
@@ -129,6 +130,16 @@ fn every_key_and_value() {
     let example = part(CONFIG, ".SH", "EXAMPLE").replace("\\-", "-");
     let example: Vec<_> = example.lines().filter(|line| !line.starts_with('.')).collect();
     Config::from_sealroot_toml(&example.join("\n")).unwrap();
+}
+
+#[test]
+fn what_counts_as_data() {
+    let list =
+        plain(CONFIG).split_once("Only these count as data").unwrap().1.split("If the list").next().unwrap().to_owned();
+    let names: Vec<_> = list.split_whitespace().map(|word| word.trim_end_matches([',', '.'])).collect();
+    for pattern in DATA {
+        assert!(names.contains(&pattern), "{pattern}: {list}");
+    }
 }
 
 #[test]

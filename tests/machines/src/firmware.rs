@@ -25,6 +25,8 @@ pub struct Firmware<'a> {
     pub variables: &'a [(Vendor, &'static str, &'static str)],
     /// SMBIOS strings of type 11, as whoever sets up the machine can give them.
     pub strings: &'a [String],
+    /// Further SMBIOS structures, byte by byte, in front of the strings.
+    pub structures: &'a [&'static [u8]],
     /// Credentials by QEMU's fw_cfg, as whoever runs the machine can give them: names and content.
     pub fw_cfg: &'a [(&'static str, &'static str)],
     /// For its variables and what it writes.
@@ -96,6 +98,11 @@ impl Firmware<'_> {
             let file = self.scratch.join(name);
             fs::write(&file, content).with_context(|| file.display().to_string())?;
             command.args(["-fw_cfg", &format!("name=opt/io.systemd.credentials/{name},file={}", file.display())]);
+        }
+        for (number, structure) in self.structures.iter().enumerate() {
+            let file = self.scratch.join(format!("smbios-{number}"));
+            fs::write(&file, structure).with_context(|| file.display().to_string())?;
+            command.args(["-smbios", &format!("file={}", file.display())]);
         }
         for string in self.strings {
             command.args(["-smbios", &format!("type=11,value={string}")]);

@@ -126,6 +126,7 @@ const JUDGED: &[Judged] = &[
                 "other-partitions",
                 "factory-reset",
                 "disk-errors",
+                "first-boot",
                 "writable-etc",
                 "stub-command-line",
             ],

@@ -277,7 +277,29 @@ pub fn etc() -> Vec<Scenario> {
             .must("multi-user", "active")
             .says(RUNS)
             .says(PRELOADED),
+        // Its content is the disk's: PID 1 takes what it says for the first boot of the machine, unless it is told.
+        machine_id_of_a_first_boot("first_boot_by_the_machine_id")
+            .open()
+            // It would ask at the console.
+            .and_karg("systemd.firstboot=no")
+            .comes(Expected::Open(&[("first-boot", "systemd.condition_first_boot=no systemd.firstboot=no")]))
+            .says(PRESETS),
+        machine_id_of_a_first_boot("first_boot_on_a_sealed_command_line").never_says(PRESETS),
+        // What a crash leaves of an overlay that was mounted with the option volatile.
+        case("work_of_a_volatile_overlay")
+            .debugfs(&["mkdir /{state}/etc/work/work", "mkdir /{state}/etc/work/work/incompat", "mkdir /{state}/etc/work/work/incompat/volatile"])
+            .refused("assemble: state directory '{state}/etc/work': expected nothing that forbids the mount, found 'work/incompat': changes may have been lost"),
     ]
+}
+
+/// What PID 1 says when it presets all units.
+const PRESETS: &str = "Populated /etc with preset unit settings";
+
+fn machine_id_of_a_first_boot(name: &'static str) -> Scenario {
+    case(name)
+        .systemd()
+        .etc("keep = [\"machine-id\"]")
+        .write(Content::Text("uninitialized\n".into()), &["cd /{state}/etc/upper", "write {file} machine-id"])
 }
 
 /// What was planted where a deployment keeps its state.

@@ -18,6 +18,9 @@ const REPORTED: &str = "firmware-strings = \"report\"";
 /// What dash says as PID 1.
 const SHELL: &str = "can't access tty; job control turned off";
 
+/// Two structures of a vendor's: the second is shorter than its own header.
+const BREAKS_OFF: [&[u8]; 2] = [b"\xc9\x04\x06\0A\0\0", b"\xc8\x02\x05\0A\0\0"];
+
 /// Each with firmware only: a native machine has no SMBIOS.
 pub fn all() -> Vec<Scenario> {
     let with = |name, extra: &str| case(name).firmware_only().smbios(&format!("{EXTRA}={extra}"));
@@ -50,6 +53,11 @@ pub fn all() -> Vec<Scenario> {
             "ask: kernel command line: expected nothing that hides the machine's set-up (policy.firmware-strings = \"refuse\"), \
              found 'initcall_blacklist'",
         ),
+        // The kernel shows the table up to the structure that is none; the stub reads on, and finds the string.
+        with("string_behind_the_end_of_the_table", "rd.break=pre-mount rd.shell=1 SYSTEMD_SULOGIN_FORCE=1")
+            .structures(&BREAKS_OFF)
+            .refused_like("ask: '/sys/firmware/dmi/tables/DMI': expected an SMBIOS table with an end, found one that breaks off after .* bytes")
+            .never_says("Press Enter for maintenance"),
         with("command_line_appended_before_emergency_mode", "rd.systemd.debug_shell")
             .policy("on-failure = \"emergency\"")
             .refused(&format!("{ADDS} '{EXTRA}=rd.systemd.debug_shell'")),

@@ -87,6 +87,7 @@ impl Scenario {
                     reboots,
                     variables: &self.variables,
                     strings: &strings,
+                    structures: self.structures,
                     fw_cfg: &self.fw_cfg,
                     scratch: scratch.path(),
                 };

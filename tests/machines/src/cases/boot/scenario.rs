@@ -114,6 +114,7 @@ pub struct Scenario {
     pub(super) credentials: Vec<String>,
     /// Whole SMBIOS strings.
     pub(super) strings: Vec<String>,
+    pub(super) structures: &'static [&'static [u8]],
     /// Credentials by QEMU's fw_cfg.
     pub(super) fw_cfg: Vec<(&'static str, &'static str)>,
     /// What is planted in the firmware, by name.
@@ -160,6 +161,7 @@ pub fn case(name: &'static str) -> Scenario {
         without: None,
         credentials: Vec::new(),
         strings: Vec::new(),
+        structures: &[],
         fw_cfg: Vec::new(),
         variables: Vec::new(),
         steps: Vec::new(),
@@ -317,6 +319,12 @@ impl Scenario {
     /// An SMBIOS string of type 11.
     pub fn smbios(mut self, string: &str) -> Self {
         self.strings.push(string.into());
+        self
+    }
+
+    /// Further SMBIOS structures, byte by byte.
+    pub fn structures(mut self, structures: &'static [&'static [u8]]) -> Self {
+        self.structures = structures;
         self
     }
 
