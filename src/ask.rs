@@ -1,27 +1,14 @@
 //! What is asked of a boot: all inputs, each read once, and what was added to the signed ones refused.
 
-use thiserror::Error;
-
 use crate::added::AddedString;
 use crate::cmdline::CommandLine;
 use crate::config::{Config, FirmwareStrings};
 use crate::firmware::SecureBoot;
-use crate::inputs::{self, Firmware, InputError};
+use crate::inputs::{self, Firmware};
 use crate::openings::{self, Boot, Opening, PhysicalFilesystem};
-use crate::policy::{self, Decision, PolicyError, Settings};
-use crate::refusal::chain;
+use crate::policy::{self, Decision, Settings};
+use crate::refusal::{Refusal, chain};
 use crate::stub::Stub;
-
-/// Why a boot is refused by what is asked of it.
-#[derive(Debug, Error)]
-pub enum AskError {
-    /// An input cannot be read.
-    #[error(transparent)]
-    Input(#[from] InputError),
-    /// What it says is not allowed.
-    #[error(transparent)]
-    Policy(#[from] PolicyError),
-}
 
 /// Everything that decides, from the signed image and from the firmware.
 #[derive(Debug)]
@@ -37,7 +24,7 @@ pub struct Asked {
 ///
 /// # Errors
 /// One cannot be read, or something was added to what was signed.
-pub fn ask() -> Result<Asked, AskError> {
+pub fn ask() -> Result<Asked, Refusal> {
     let command_line = inputs::command_line()?;
     let settings = settings(inputs::configs()?, &command_line);
     let firmware = known(Firmware::open());
@@ -52,7 +39,7 @@ pub fn ask() -> Result<Asked, AskError> {
 ///
 /// # Errors
 /// Something was added, or what might be cannot be read.
-pub fn look_for_additions() -> Result<(), AskError> {
+pub fn look_for_additions() -> Result<(), Refusal> {
     let command_line = inputs::command_line()?;
     // What is wrong with the configuration, the boot program says. Meanwhile the strict defaults hold.
     let settings = settings(inputs::configs().unwrap_or_default(), &command_line);
@@ -61,7 +48,7 @@ pub fn look_for_additions() -> Result<(), AskError> {
 }
 
 /// The input, or `None` and a warning when it cannot be read.
-pub fn known<T>(input: Result<T, InputError>) -> Option<T> {
+pub fn known<T>(input: Result<T, Refusal>) -> Option<T> {
     input.inspect_err(|error| log::warn!("{}, ignoring", chain(error))).ok()
 }
 
@@ -70,7 +57,7 @@ fn settings((ours, theirs): (Config, Config), command_line: &CommandLine) -> Set
 }
 
 /// What the machine's set-up adds. If that is a refusal, so is what cannot be read.
-fn added(command_line: &CommandLine, settings: &Settings) -> Result<Vec<AddedString>, AskError> {
+fn added(command_line: &CommandLine, settings: &Settings) -> Result<Vec<AddedString>, Refusal> {
     policy::judge_hiding(command_line, settings)?;
     match settings.firmware_strings.value() {
         FirmwareStrings::Refuse => Ok(inputs::added()?),
@@ -79,7 +66,7 @@ fn added(command_line: &CommandLine, settings: &Settings) -> Result<Vec<AddedStr
 }
 
 /// If the initramfs says what the signed command line is, this must be it.
-fn judge_as_signed(command_line: &CommandLine) -> Result<(), AskError> {
+fn judge_as_signed(command_line: &CommandLine) -> Result<(), Refusal> {
     match inputs::signed_command_lines()? {
         Some(signed) => Ok(policy::judge_command_line(command_line, &signed)?),
         None => Ok(()),
@@ -128,9 +115,9 @@ impl Asked {
     ///
     /// # Errors
     /// It contradicts itself, or something in it is not allowed.
-    pub fn decide(&self) -> Result<Decision, AskError> {
+    pub fn decide(&self) -> Result<Decision, Refusal> {
         let decision = policy::decide(&self.command_line, self.settings.clone(), self.secure_boot, &self.added);
         judge_as_signed(&self.command_line)?;
-        Ok(decision?)
+        decision
     }
 }

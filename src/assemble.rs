@@ -9,16 +9,16 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{AtFlags, Gid, Mode, RenameFlags, Uid};
 use rustix::io::Errno;
 use rustix::mount::MountAttrFlags;
-use thiserror::Error;
 
 use crate::config::{MountFlag, StateMount, SysrootMount};
 use crate::keep::KeepList;
 use crate::lookup::{self, Links, LookupError};
-use crate::mount::root::{self, DetachedRoot, PhysicalRoot, RootError, RootOrigin, SealedLayers};
-use crate::mount::workbench::{Workbench, WorkbenchError};
+use crate::mount::root::{self, DetachedRoot, PhysicalRoot, RootOrigin, SealedLayers};
+use crate::mount::workbench::Workbench;
 use crate::mount::{FsError, INERT, Kernel, attach, clone_tree, overlay, table, tmpfs};
 use crate::policy::Settings;
-use crate::set_aside::{self, KeepError, SetAside};
+use crate::refusal::Refusal;
+use crate::set_aside::{self, SetAside};
 use crate::sys::mount_attr;
 
 /// The new root with everything in it, ready to replace /sysroot.
@@ -59,80 +59,30 @@ impl AsFd for AssembledRoot {
     }
 }
 
-/// Why the new root could not be put together.
-#[derive(Debug, Error)]
-pub enum AssembleError {
-    /// A directory of the sealed root.
-    #[error("sealed root: '/{name}'")]
-    MountPoint {
-        /// Its name.
-        name: &'static str,
-        /// Why it cannot be used.
-        #[source]
-        reason: LookupError,
-    },
-    /// A directory that keeps state on the physical root.
-    #[error("state directory '{name}'")]
-    State {
-        /// Its path on the physical root.
-        name: String,
-        /// Why it cannot be used.
-        #[source]
-        reason: LookupError,
-    },
-    /// An upper layer that would change who may do what in the sealed directory.
-    #[error("state directory '{name}': expected owner and mode {expected}, found {found}")]
-    Upper {
-        /// Its path on the physical root.
-        name: String,
-        /// Owner and mode that it must have.
-        expected: String,
-        /// Owner and mode that it has.
-        found: String,
-    },
-    /// A work directory that overlayfs will not take, and where it says no more than that.
-    #[error(
-        "state directory '{name}': expected nothing that forbids the mount, found 'work/incompat': changes may have been lost"
-    )]
-    Work {
-        /// Its path on the physical root.
-        name: String,
-    },
-    /// What is in an upper layer.
-    #[error(transparent)]
-    Keep(#[from] KeepError),
-    /// The physical root could not be made writable.
-    #[error("physical root: expected to be writable for the configured state")]
-    ReadWrite(#[source] RootError),
-    /// A filesystem could not be mounted.
-    #[error("'/{name}'")]
-    Filesystem {
-        /// Where it was to be mounted.
-        name: &'static str,
-        /// Why.
-        #[source]
-        reason: FsError,
-    },
-    /// A place to work in.
-    #[error(transparent)]
-    Workbench(#[from] WorkbenchError),
-    /// Another system call.
-    #[error("{subject}")]
-    Kernel {
-        /// What was tried.
-        subject: &'static str,
-        /// The kernel's reason.
-        #[source]
-        reason: Errno,
-    },
+/// A directory of the sealed root that cannot be used.
+fn no_mount_point(name: &str, reason: impl Into<LookupError>) -> Refusal {
+    Refusal::of(format!("sealed root: '/{name}'")).because(reason.into())
 }
 
-impl AssembleError {
-    /// Whether an overlay was refused with the error that the kernel has for too many levels of stacking, among others.
-    pub fn may_be_stacking(&self) -> bool {
-        matches!(self, Self::Filesystem { reason, .. }
-            if reason.reason() == Errno::INVAL && reason.filesystem() == "overlay")
-    }
+/// A directory that keeps state on the physical root, by its path there.
+fn about_state(name: &str) -> Refusal {
+    Refusal::of(format!("state directory '{name}'"))
+}
+
+/// The same, if it cannot be looked up or changed.
+fn state_error(name: &str, reason: impl Into<LookupError>) -> Refusal {
+    about_state(name).because(reason.into())
+}
+
+/// A filesystem that could not be mounted, by where it was to be.
+fn not_mounted(name: &str, reason: FsError) -> Refusal {
+    Refusal::of(format!("'/{name}'")).because(reason)
+}
+
+/// Whether an overlay was refused with the error that the kernel has for too many levels of stacking, among others.
+pub fn may_be_stacking(refusal: &Refusal) -> bool {
+    let is_it = |error: &FsError| error.reason() == Errno::INVAL && error.filesystem() == "overlay";
+    refusal.cause().is_some_and(is_it)
 }
 
 /// What the assembly works with.
@@ -173,7 +123,7 @@ pub fn assemble(
     workbench: &Workbench,
     kernel: &Kernel,
     aside: &mut SetAside,
-) -> Result<AssembledRoot, AssembleError> {
+) -> Result<AssembledRoot, Refusal> {
     let sysroot = *settings.sysroot.value();
     let directories = [
         StateDirectory {
@@ -191,7 +141,9 @@ pub fn assemble(
     ];
     let persistent = |directory: &StateDirectory<'_>| matches!(directory.mount, StateMount::Overlay | StateMount::Bind);
     if sysroot == SysrootMount::Writable || directories.iter().any(persistent) {
-        root::make_writable(physical.mounted(), kernel).map_err(AssembleError::ReadWrite)?;
+        root::make_writable(physical.mounted(), kernel).map_err(|reason| {
+            Refusal::of("physical root").expected("to be writable for the configured state").because(reason)
+        })?;
     }
     let mut assembly = Assembly { sealed: &sealed, physical, workbench, kernel, aside };
     let mut source = sealed.origin().source();
@@ -204,11 +156,11 @@ pub fn assemble(
     let mounts = directories
         .iter()
         .map(|directory| Ok((directory.name, assembly.state_mount(directory)?)))
-        .collect::<Result<Vec<_>, AssembleError>>()?;
+        .collect::<Result<Vec<_>, Refusal>>()?;
     let root = transient.as_ref().map_or(sealed.as_fd(), AsFd::as_fd);
     for (name, mount) in &mounts {
         if let Some(mount) = mount {
-            attach(mount, root, name).map_err(|reason| AssembleError::MountPoint { name, reason })?;
+            attach(mount, root, name).map_err(|reason| no_mount_point(name, reason))?;
         }
     }
     attach_physical(physical, root, sysroot)?;
@@ -224,7 +176,7 @@ fn own_mounts(
     physical: &PhysicalRoot<'_>,
     sysroot: SysrootMount,
     kernel: &Kernel,
-) -> Result<Vec<(&'static str, u64)>, AssembleError> {
+) -> Result<Vec<(&'static str, u64)>, Refusal> {
     let state = mounts.iter().filter_map(|(name, mount)| mount.as_ref().map(|mount| (*name, mount.as_fd())));
     let physical = (sysroot != SysrootMount::None).then_some(("sysroot", physical.copy()));
     [("/", root)]
@@ -233,30 +185,26 @@ fn own_mounts(
         .chain(physical)
         .map(|(name, mount)| match table::id(mount, kernel) {
             Ok(id) => Ok((name, id)),
-            Err(reason) => Err(AssembleError::Kernel { subject: "identifier of a mount", reason }),
+            Err(reason) => Err(Refusal::of("identifier of a mount").because(reason)),
         })
         .collect()
 }
 
-fn attach_physical(
-    physical: &PhysicalRoot<'_>,
-    root: BorrowedFd<'_>,
-    mount: SysrootMount,
-) -> Result<(), AssembleError> {
+fn attach_physical(physical: &PhysicalRoot<'_>, root: BorrowedFd<'_>, mount: SysrootMount) -> Result<(), Refusal> {
     match mount {
         SysrootMount::None => return Ok(()),
         SysrootMount::ReadOnly => {}
         SysrootMount::Writable => {
             mount_attr::make_private(physical.copy(), INERT, MountAttrFlags::MOUNT_ATTR_RDONLY)
-                .map_err(|reason| AssembleError::Kernel { subject: "'/sysroot': make writable", reason })?;
+                .map_err(|reason| Refusal::of("'/sysroot': make writable").because(reason))?;
         }
     }
-    attach(physical.copy(), root, "sysroot").map_err(|reason| AssembleError::MountPoint { name: "sysroot", reason })
+    attach(physical.copy(), root, "sysroot").map_err(|reason| no_mount_point("sysroot", reason))
 }
 
 impl Assembly<'_> {
     /// The mount that goes to one directory of the new root, if any.
-    fn state_mount(&mut self, directory: &StateDirectory<'_>) -> Result<Option<OwnedFd>, AssembleError> {
+    fn state_mount(&mut self, directory: &StateDirectory<'_>) -> Result<Option<OwnedFd>, Refusal> {
         match directory.mount {
             StateMount::None => Ok(None),
             StateMount::Bind => self.state_clone(directory).map(|(_, clone)| Some(clone)),
@@ -271,25 +219,24 @@ impl Assembly<'_> {
     ///
     /// Looked up from the physical root's directory: `var` may be a link to a directory that deployments share, and a
     /// link out of the physical root must not lead anywhere.
-    fn state_clone(&self, directory: &StateDirectory<'_>) -> Result<(String, OwnedFd), AssembleError> {
+    fn state_clone(&self, directory: &StateDirectory<'_>) -> Result<(String, OwnedFd), Refusal> {
         let name = format!("state/deploy/{}/{}", self.sealed.origin().requested().digest().to_hex(), directory.name);
         let state = match lookup::directory(self.physical.mounted(), &name, Links::Beneath) {
             Ok(state) => state,
-            Err(reason) => return Err(AssembleError::State { name, reason }),
+            Err(reason) => return Err(state_error(&name, reason)),
         };
         match clone_tree(state, directory.attributes, MountAttrFlags::MOUNT_ATTR_RDONLY) {
             Ok(clone) => Ok((name, clone)),
-            Err(reason) => Err(AssembleError::State { name, reason: reason.into() }),
+            Err(reason) => Err(state_error(&name, reason)),
         }
     }
 
     /// An overlay whose changes stay on the physical root.
-    fn persistent_overlay(&mut self, directory: &StateDirectory<'_>) -> Result<OwnedFd, AssembleError> {
+    fn persistent_overlay(&mut self, directory: &StateDirectory<'_>) -> Result<OwnedFd, Refusal> {
         let lower = self.sealed_directory(directory.name)?;
         let (name, state) = self.state_clone(directory)?;
         self.workbench.hold(&state, held_name(directory.name))?;
-        let like = Ownership::of(&lower)
-            .map_err(|reason| AssembleError::MountPoint { name: directory.name, reason: reason.into() })?;
+        let like = Ownership::of(&lower).map_err(|reason| no_mount_point(directory.name, reason))?;
         let upper = upper_layer(&state, &name, like)?;
         if let Some(keep) = directory.keep {
             let rejected = rejected_layer(&state, &name)?;
@@ -300,7 +247,7 @@ impl Assembly<'_> {
         let work = work_layer(&state, &name, like)?;
         let layers = self.kernel;
         overlay::writable("overlay", lower, upper, work, directory.attributes, layers)
-            .map_err(|reason| AssembleError::Filesystem { name: directory.name, reason })
+            .map_err(|reason| not_mounted(directory.name, reason))
     }
 
     /// An overlay whose changes are gone at reboot, over a directory of the sealed root or (`""`) over all of it.
@@ -309,9 +256,9 @@ impl Assembly<'_> {
         name: &'static str,
         source: &str,
         attributes: MountAttrFlags,
-    ) -> Result<OwnedFd, AssembleError> {
-        let failed = |reason| AssembleError::Filesystem { name, reason };
-        let unreadable = |reason: Errno| AssembleError::MountPoint { name, reason: reason.into() };
+    ) -> Result<OwnedFd, Refusal> {
+        let failed = |reason| not_mounted(name, reason);
+        let unreadable = |reason: Errno| no_mount_point(name, reason);
         let lower = if name.is_empty() {
             self.sealed
                 .as_fd()
@@ -332,9 +279,8 @@ impl Assembly<'_> {
         Ok(mount)
     }
 
-    fn sealed_directory(&self, name: &'static str) -> Result<OwnedFd, AssembleError> {
-        lookup::directory(self.sealed, name, Links::Refused)
-            .map_err(|reason| AssembleError::MountPoint { name, reason })
+    fn sealed_directory(&self, name: &'static str) -> Result<OwnedFd, Refusal> {
+        lookup::directory(self.sealed, name, Links::Refused).map_err(|reason| no_mount_point(name, reason))
     }
 }
 
@@ -371,30 +317,31 @@ impl fmt::Display for Ownership {
 
 /// A work directory: whoever owns the sealed directory owns it, and nobody else may write to it. Made where it is missing, and
 /// 0700, as overlayfs asks for: other tools make it 0755 (composefs-rs 0.9.4).
-fn work_layer(state: &OwnedFd, parent: &str, like: Ownership) -> Result<OwnedFd, AssembleError> {
+fn work_layer(state: &OwnedFd, parent: &str, like: Ownership) -> Result<OwnedFd, Refusal> {
     let expected = Ownership { mode: 0o700, ..like };
     let readable = Ownership { mode: 0o755, ..like };
     let (fd, found) = layer(state, parent, "work", expected, |found| found == expected || found == readable)?;
     if found != expected {
         rustix::fs::chmod(lookup::proc_path(fd.as_fd()), Mode::from_raw_mode(expected.mode))
-            .map_err(|reason| AssembleError::State { name: format!("{parent}/work"), reason: reason.into() })?;
+            .map_err(|reason| state_error(&format!("{parent}/work"), reason))?;
     }
     // An overlay that was mounted with the option volatile leaves it behind after a crash.
     let forbidden = lookup::directory(&fd, "work", Links::Refused)
         .is_ok_and(|work| rustix::fs::statat(work, "incompat", AtFlags::SYMLINK_NOFOLLOW).is_ok());
     if forbidden {
-        return Err(AssembleError::Work { name: format!("{parent}/work") });
+        let found = "'work/incompat': changes may have been lost";
+        return Err(about_state(&format!("{parent}/work")).expected("nothing that forbids the mount").found(found));
     }
     Ok(fd)
 }
 
 /// An upper directory, owned by whoever owns the sealed directory, with its mode; made where it is missing.
-fn upper_layer(state: &OwnedFd, parent: &str, like: Ownership) -> Result<OwnedFd, AssembleError> {
+fn upper_layer(state: &OwnedFd, parent: &str, like: Ownership) -> Result<OwnedFd, Refusal> {
     Ok(layer(state, parent, "upper", like, |found| found == like)?.0)
 }
 
 /// The directory of what is set aside: root's alone, since there are programs of an attacker in it.
-fn rejected_layer(state: &OwnedFd, parent: &str) -> Result<OwnedFd, AssembleError> {
+fn rejected_layer(state: &OwnedFd, parent: &str) -> Result<OwnedFd, Refusal> {
     let expected = Ownership { user: 0, group: 0, mode: 0o700 };
     Ok(layer(state, parent, set_aside::REJECTED, expected, |found| found == expected)?.0)
 }
@@ -406,9 +353,9 @@ fn layer(
     name: &str,
     expected: Ownership,
     accepted: impl FnOnce(Ownership) -> bool,
-) -> Result<(OwnedFd, Ownership), AssembleError> {
+) -> Result<(OwnedFd, Ownership), Refusal> {
     let path = || format!("{parent}/{name}");
-    let failed = |reason: LookupError| AssembleError::State { name: path(), reason };
+    let failed = |reason: LookupError| state_error(&path(), reason);
     let fd = match lookup::directory(state, name, Links::Refused) {
         Err(LookupError::Kernel(Errno::NOENT)) => {
             make_layer(state, name, expected).map_err(failed)?;
@@ -419,8 +366,7 @@ fn layer(
     .map_err(failed)?;
     let found = Ownership::of(&fd).map_err(|reason| failed(reason.into()))?;
     if !accepted(found) {
-        let (expected, found) = (expected.to_string(), found.to_string());
-        return Err(AssembleError::Upper { name: path(), expected, found });
+        return Err(about_state(&path()).expected(format!("owner and mode {expected}")).found(found));
     }
     Ok((fd, found))
 }

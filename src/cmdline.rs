@@ -6,9 +6,8 @@
 
 use std::{fmt, str};
 
-use thiserror::Error;
-
-use crate::digest::{Algorithm, DigestError, ImageDigest};
+use crate::digest::{Algorithm, ImageDigest};
+use crate::refusal::Refusal;
 
 /// The karg of an image in format v2 whose algorithm follows from the length of the digest.
 const KARG_V2: &str = "composefs";
@@ -184,55 +183,10 @@ impl BootRequest {
     }
 }
 
-/// Why a command line is refused.
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
-pub enum CmdlineError {
-    /// A karg without a value.
-    #[error("karg '{karg}': expected a digest, found no value")]
-    NoValue {
-        /// The karg's key.
-        karg: &'static str,
-    },
-    /// A value that is not of the karg's form.
-    #[error("karg '{karg}': expected {expected}, found '{found}'")]
-    Form {
-        /// The karg's key.
-        karg: &'static str,
-        /// The form that was expected.
-        expected: &'static str,
-        /// The value, or the part of it that is wrong, made printable.
-        found: String,
-    },
-    /// A digest that is none.
-    #[error("karg '{karg}': {reason}")]
-    Digest {
-        /// The karg's key.
-        karg: &'static str,
-        /// What is wrong with it.
-        reason: DigestError,
-    },
-    /// One karg, two images.
-    #[error("karg '{karg}': expected one image, found {first} and {second}")]
-    Contradiction {
-        /// The karg's key.
-        karg: &'static str,
-        /// What the first asks for.
-        first: String,
-        /// What a later one asks for.
-        second: String,
-    },
-    /// `?` with one karg and not with another.
-    #[error("karg '{karg}': expected '?' with every composefs karg or with none, found both")]
-    MixedVerification {
-        /// The key of the karg that differs from those before it.
-        karg: &'static str,
-    },
-}
-
 impl TryFrom<&CommandLine> for BootRequest {
-    type Error = CmdlineError;
+    type Error = Refusal;
 
-    fn try_from(command_line: &CommandLine) -> Result<Self, CmdlineError> {
+    fn try_from(command_line: &CommandLine) -> Result<Self, Refusal> {
         let mut images: Vec<RequestedImage> = Vec::new();
         let mut verification = None;
         for argument in &command_line.0 {
@@ -243,12 +197,11 @@ impl TryFrom<&CommandLine> for BootRequest {
             };
             let (image, asked) = parse_karg(karg, argument.value.as_deref())?;
             if *verification.get_or_insert(asked) != asked {
-                return Err(CmdlineError::MixedVerification { karg });
+                return Err(about(karg).expected("'?' with every composefs karg or with none").found("both"));
             }
             let same = |known: &RequestedImage| (known.digest, known.format) == (image.digest, image.format);
             if let Some(known) = images.iter().find(|known| known.karg == karg && !same(known)) {
-                let (first, second) = (known.to_string(), image.to_string());
-                return Err(CmdlineError::Contradiction { karg, first, second });
+                return Err(about(karg).expected("one image").found(format_args!("{known} and {image}")));
             }
             match images.iter_mut().find(|known| known.digest == image.digest) {
                 None => images.push(image),
@@ -262,18 +215,22 @@ impl TryFrom<&CommandLine> for BootRequest {
     }
 }
 
-fn parse_karg(
-    karg: &'static str,
-    value: Option<&[u8]>,
-) -> Result<(RequestedImage, RequestedVerification), CmdlineError> {
-    let form = |expected, found: &[u8]| CmdlineError::Form { karg, expected, found: found.escape_ascii().to_string() };
-    let value = value.filter(|value| !value.is_empty()).ok_or(CmdlineError::NoValue { karg })?;
+/// A refusal of what a karg says.
+fn about(karg: &str) -> Refusal {
+    Refusal::of(format!("karg '{karg}'"))
+}
+
+fn parse_karg(karg: &'static str, value: Option<&[u8]>) -> Result<(RequestedImage, RequestedVerification), Refusal> {
+    let form =
+        |expected, found: &[u8]| about(karg).expected(expected).found(format_args!("'{}'", found.escape_ascii()));
+    let no_value = || about(karg).expected("a digest").found("no value");
+    let value = value.filter(|value| !value.is_empty()).ok_or_else(no_value)?;
     let text = str::from_utf8(value).map_err(|_| form("ASCII", value))?;
     let (text, verification) = match text.strip_prefix('?') {
         Some(rest) => (rest, RequestedVerification::Optional),
         None => (text, RequestedVerification::Required),
     };
-    let bad_digest = |reason| CmdlineError::Digest { karg, reason };
+    let bad_digest = |reason: Refusal| reason.within(format_args!("karg '{karg}'"));
     if karg == KARG_V2 {
         let digest = text.parse().map_err(bad_digest)?;
         return Ok((RequestedImage { karg, format: FormatVersion::V2, digest }, verification));
@@ -307,7 +264,7 @@ fn parse_karg(
 mod tests {
     use super::*;
 
-    fn request(text: &str) -> Result<BootRequest, CmdlineError> {
+    fn request(text: &str) -> Result<BootRequest, Refusal> {
         BootRequest::try_from(&CommandLine::split(text.as_bytes()))
     }
 

@@ -8,10 +8,9 @@ mod settings;
 
 pub use settings::*;
 
-use thiserror::Error;
-
 use crate::keep::KeepList;
 use crate::names::names;
+use crate::refusal::Refusal;
 use document::{Item, Value};
 
 /// sealroot's own file.
@@ -36,23 +35,14 @@ pub struct Config {
     pub sysroot: SysrootSection,
 }
 
-/// Why a configuration file is refused.
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
-#[error("{file}:{line}: {reason}")]
-pub struct ConfigError {
-    file: &'static str,
-    line: usize,
-    reason: String,
-}
-
 impl Config {
     /// Parses [`SEALROOT_TOML`].
-    pub fn from_sealroot_toml(text: &str) -> Result<Self, ConfigError> {
+    pub fn from_sealroot_toml(text: &str) -> Result<Self, Refusal> {
         parse(SEALROOT_TOML, text, &[OUR_KEYS, STATE_KEYS].concat())
     }
 
     /// Parses [`SETUP_ROOT_CONF_TOML`].
-    pub fn from_setup_root_conf(text: &str) -> Result<Self, ConfigError> {
+    pub fn from_setup_root_conf(text: &str) -> Result<Self, Refusal> {
         parse(SETUP_ROOT_CONF_TOML, text, STATE_KEYS)
     }
 
@@ -105,10 +95,10 @@ const STATE_KEYS: &[Key] = &[
     (&["var"], "flags", |config, value| set(&mut config.var.flags, value)),
 ];
 
-fn parse(file: &'static str, text: &str, keys: &[Key]) -> Result<Config, ConfigError> {
-    let failed = |offset, reason| {
+fn parse(file: &'static str, text: &str, keys: &[Key]) -> Result<Config, Refusal> {
+    let failed = |offset, reason: String| {
         let line = 1 + text.bytes().take(offset).filter(|byte| *byte == b'\n').count();
-        ConfigError { file, line, reason }
+        Refusal::of(format!("{file}:{line}: {reason}"))
     };
     let items = document::items(text).map_err(|error| failed(error.offset, error.reason))?;
     let mut config = Config::default();

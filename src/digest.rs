@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use thiserror::Error;
+use crate::refusal::Refusal;
 
 /// A hash algorithm of fs-verity, with a block size of 4096 bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,27 +56,6 @@ impl fmt::Display for Algorithm {
     }
 }
 
-/// Why a string is no digest.
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
-pub enum DigestError {
-    /// The number of digits fits no algorithm.
-    #[error("expected {expected} hexadecimal digits, found {found}")]
-    Length {
-        /// The count, or the counts, that would have been right.
-        expected: &'static str,
-        /// The number of bytes that were there.
-        found: usize,
-    },
-    /// Something that is not a hexadecimal digit.
-    #[error("expected hexadecimal digits, found '{}' at position {position}", found.escape_default())]
-    Digit {
-        /// The offending character.
-        found: char,
-        /// Its offset in bytes, from 0.
-        position: usize,
-    },
-}
-
 /// The longest digest, in hexadecimal digits.
 const MAX_HEX: usize = 128;
 
@@ -115,22 +94,27 @@ impl<const N: usize> TryFrom<&[u8]> for Digest<N> {
 }
 
 impl<const N: usize> FromStr for Digest<N> {
-    type Err = DigestError;
+    type Err = Refusal;
 
-    fn from_str(text: &str) -> Result<Self, DigestError> {
+    fn from_str(text: &str) -> Result<Self, Refusal> {
         if let Some((position, found)) = text.char_indices().find(|(_, c)| !c.is_ascii_hexdigit()) {
-            return Err(DigestError::Digit { found, position });
+            let found = format!("'{}' at position {position}", found.escape_default());
+            return Err(Refusal::of("").expected("hexadecimal digits").found(found));
         }
         let mut bytes = [0; N];
         if text.len() != 2 * N {
             let expected = if N == 32 { "64" } else { "128" };
-            return Err(DigestError::Length { expected, found: text.len() });
+            return Err(wrong_length(expected, text));
         }
         for (byte, pair) in bytes.iter_mut().zip(text.as_bytes().chunks_exact(2)) {
             *byte = pair.iter().fold(0, |value, digit| value << 4 | hex_value(*digit));
         }
         Ok(Self(bytes))
     }
+}
+
+fn wrong_length(expected: &str, text: &str) -> Refusal {
+    Refusal::of("").expected(format!("{expected} hexadecimal digits")).found(text.len())
 }
 
 /// The ASCII hexadecimal digit of a value below 16.
@@ -157,7 +141,7 @@ pub enum ImageDigest {
 
 impl ImageDigest {
     /// Parses the hexadecimal digest of a known algorithm.
-    pub fn parse(algorithm: Algorithm, text: &str) -> Result<Self, DigestError> {
+    pub fn parse(algorithm: Algorithm, text: &str) -> Result<Self, Refusal> {
         match algorithm {
             Algorithm::Sha256 => text.parse().map(Self::Sha256),
             Algorithm::Sha512 => text.parse().map(Self::Sha512),
@@ -198,13 +182,13 @@ impl fmt::Display for ImageDigest {
 
 /// Hexadecimal digits whose number says the algorithm: 64 or 128.
 impl FromStr for ImageDigest {
-    type Err = DigestError;
+    type Err = Refusal;
 
-    fn from_str(text: &str) -> Result<Self, DigestError> {
+    fn from_str(text: &str) -> Result<Self, Refusal> {
         let algorithm = [Algorithm::Sha256, Algorithm::Sha512]
             .into_iter()
             .find(|algorithm| algorithm.hex_len() == text.len())
-            .ok_or(DigestError::Length { expected: "64 or 128", found: text.len() })?;
+            .ok_or_else(|| wrong_length("64 or 128", text))?;
         Self::parse(algorithm, text)
     }
 }

@@ -8,7 +8,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::str;
 
-use thiserror::Error;
+use crate::refusal::Refusal;
 
 const MAGIC: [u8; 4] = *b"\x7fELF";
 const CLASS_32: u8 = 1;
@@ -22,32 +22,20 @@ const START: usize = 1024;
 const MAX_HEADERS: usize = 65_536;
 const MAX_INTERPRETER: u64 = 4096;
 
-/// Why a program's interpreter cannot be told.
-#[derive(Debug, Error)]
-pub enum ElfError {
-    /// A read failed.
-    #[error("ELF headers")]
-    Read(#[source] io::Error),
-    /// The headers contradict themselves.
-    #[error("ELF headers: expected {expected}, found {found}")]
-    Header {
-        /// What was expected.
-        expected: &'static str,
-        /// What was found.
-        found: u64,
-    },
-    /// The interpreter's name is no name.
-    #[error("ELF interpreter: expected a path, found '{found}'")]
-    Interpreter {
-        /// The name, made printable.
-        found: String,
-    },
+/// A read failed.
+fn unread(reason: io::Error) -> Refusal {
+    Refusal::of("ELF headers").because(reason)
+}
+
+/// The headers contradict themselves.
+fn wrong(expected: &'static str, found: u64) -> Refusal {
+    Refusal::of("ELF headers").expected(expected).found(found)
 }
 
 /// The interpreter of a program, `None` for a static program or for a file that is no ELF program.
-pub fn interpreter(file: &File) -> Result<Option<String>, ElfError> {
+pub fn interpreter(file: &File) -> Result<Option<String>, Refusal> {
     let mut start = [0; START];
-    let count = file.read_at(&mut start, 0).map_err(ElfError::Read)?;
+    let count = file.read_at(&mut start, 0).map_err(unread)?;
     let start = start.get(..count).unwrap_or_default();
     let header = Fields { bytes: start, layout: Layout::default() };
     if header.bytes.get(..4) != Some(&MAGIC) {
@@ -62,11 +50,11 @@ pub fn interpreter(file: &File) -> Result<Option<String>, ElfError> {
     };
     let expected_size = if layout.wide { 56 } else { 32 };
     if size != expected_size {
-        return Err(ElfError::Header { expected: "program headers of 32 or 56 bytes", found: size });
+        return Err(wrong("program headers of 32 or 56 bytes", size));
     }
     let total = usize::try_from(size * number).unwrap_or(usize::MAX);
     if total > MAX_HEADERS {
-        return Err(ElfError::Header { expected: "at most 65536 bytes of program headers", found: total as u64 });
+        return Err(wrong("at most 65536 bytes of program headers", total as u64));
     }
     let table = bytes_at(file, start, offset, total)?;
     for bytes in table.chunks_exact(usize::try_from(size).unwrap_or(usize::MAX)) {
@@ -85,25 +73,25 @@ pub fn interpreter(file: &File) -> Result<Option<String>, ElfError> {
 }
 
 /// Some bytes of a file, of which `start` is the start.
-fn bytes_at<'a>(file: &File, start: &'a [u8], offset: u64, length: usize) -> Result<Cow<'a, [u8]>, ElfError> {
+fn bytes_at<'a>(file: &File, start: &'a [u8], offset: u64, length: usize) -> Result<Cow<'a, [u8]>, Refusal> {
     let from = usize::try_from(offset).ok();
     if let Some(bytes) = from.and_then(|from| start.get(from..from.checked_add(length)?)) {
         return Ok(bytes.into());
     }
     let mut bytes = vec![0; length];
-    file.read_exact_at(&mut bytes, offset).map_err(ElfError::Read)?;
+    file.read_exact_at(&mut bytes, offset).map_err(unread)?;
     Ok(bytes.into())
 }
 
-fn read_path(file: &File, start: &[u8], offset: u64, length: u64) -> Result<String, ElfError> {
+fn read_path(file: &File, start: &[u8], offset: u64, length: u64) -> Result<String, Refusal> {
     if !(2..=MAX_INTERPRETER).contains(&length) {
-        return Err(ElfError::Header { expected: "an interpreter of 2 to 4096 bytes", found: length });
+        return Err(wrong("an interpreter of 2 to 4096 bytes", length));
     }
     let bytes = bytes_at(file, start, offset, usize::try_from(length).unwrap_or(0))?;
     let path = bytes.strip_suffix(b"\0").unwrap_or(&bytes);
     match str::from_utf8(path) {
         Ok(text) if text.starts_with('/') && !text.contains('\0') => Ok(text.into()),
-        _ => Err(ElfError::Interpreter { found: path.escape_ascii().to_string() }),
+        _ => Err(Refusal::of("ELF interpreter").expected("a path").found(format_args!("'{}'", path.escape_ascii()))),
     }
 }
 
@@ -115,17 +103,17 @@ struct Layout {
 }
 
 impl Layout {
-    fn of(header: &[u8]) -> Result<Self, ElfError> {
+    fn of(header: &[u8]) -> Result<Self, Refusal> {
         let byte = |index: usize| header.get(index).copied().unwrap_or(0);
         let wide = match byte(4) {
             CLASS_32 => false,
             CLASS_64 => true,
-            found => return Err(ElfError::Header { expected: "class 1 or 2", found: found.into() }),
+            found => return Err(wrong("class 1 or 2", found.into())),
         };
         let big_endian = match byte(5) {
             LITTLE_ENDIAN => false,
             BIG_ENDIAN => true,
-            found => return Err(ElfError::Header { expected: "data encoding 1 or 2", found: found.into() }),
+            found => return Err(wrong("data encoding 1 or 2", found.into())),
         };
         Ok(Self { wide, big_endian })
     }
@@ -140,11 +128,8 @@ struct Fields<'a> {
 
 impl Fields<'_> {
     /// The number of `size` bytes at `offset`.
-    fn number(&self, offset: usize, size: usize) -> Result<u64, ElfError> {
-        let field = self
-            .bytes
-            .get(offset..offset + size)
-            .ok_or(ElfError::Header { expected: "a complete header", found: self.bytes.len() as u64 })?;
+    fn number(&self, offset: usize, size: usize) -> Result<u64, Refusal> {
+        let field = self.bytes.get(offset..offset + size).ok_or(wrong("a complete header", self.bytes.len() as u64))?;
         let join = |value: u64, byte: &u8| value << 8 | u64::from(*byte);
         Ok(if self.layout.big_endian { field.iter().fold(0, join) } else { field.iter().rev().fold(0, join) })
     }

@@ -7,57 +7,40 @@
 //! measures the file afterwards, as it does every other ([`crate::verify`]).
 
 use std::fs::File;
-use std::io;
 use std::os::fd::BorrowedFd;
 
 use rustix::io::Errno;
-use thiserror::Error;
 
-use crate::digest::{Algorithm, ImageDigest};
+use crate::digest::Algorithm;
 use crate::merkle;
 use crate::mount::Kernel;
-use crate::mount::root::{self, RootError};
-use crate::repository::{Repository, RepositoryError, UnverifiedImage};
+use crate::mount::root;
+use crate::refusal::Refusal;
+use crate::repository::{Repository, UnverifiedImage};
 use crate::sys::verity;
 use crate::unmeasured::{Limits, UnmeasuredError};
 
 /// Why an image has no fs-verity still.
-#[derive(Debug, Error)]
-pub enum EnableError {
-    /// The physical root cannot be written to.
-    #[error("physical root: expected to be writable")]
-    ReadWrite(#[source] RootError),
-    /// The image was there, and now it is not.
-    #[error(transparent)]
-    Repository(#[from] RepositoryError),
-    /// It cannot be opened.
-    #[error("open")]
-    Open(#[source] Errno),
-    /// It cannot be read.
-    #[error("digest in user space")]
-    Read(#[source] io::Error),
-    /// It is not read to its end.
-    #[error(transparent)]
+#[derive(Debug)]
+pub enum NotEnabled {
+    /// The file is not read to its end.
     Limit(UnmeasuredError),
-    /// It is another file.
-    #[error("computed {computed}")]
-    Mismatch {
-        /// Its digest.
-        computed: ImageDigest,
-    },
-    /// The kernel did not enable it.
-    #[error("{}", step_name(.0))]
-    Enable(#[source] Errno),
-    /// The disk did not take it.
-    #[error("syncfs")]
-    Sync(#[source] Errno),
+    /// Whatever else.
+    Refused(Refusal),
+}
+
+impl From<Refusal> for NotEnabled {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal)
+    }
 }
 
 /// What went wrong in `FS_IOC_ENABLE_VERITY`, where its reason alone says little.
-fn step_name(reason: &Errno) -> &'static str {
-    match *reason {
-        Errno::TXTBSY => "enable fs-verity: expected nobody to have the file open for writing",
-        _ => "enable fs-verity",
+fn not_enabled(reason: Errno) -> Refusal {
+    let refusal = Refusal::of("enable fs-verity").because(reason);
+    match reason {
+        Errno::TXTBSY => refusal.expected("nobody to have the file open for writing"),
+        _ => refusal,
     }
 }
 
@@ -67,22 +50,23 @@ pub fn enable(
     mounted: BorrowedFd<'_>,
     kernel: &Kernel,
     limits: &Limits,
-) -> Result<(), EnableError> {
+) -> Result<(), NotEnabled> {
     let expected = image.requested().digest();
     // A mount through which the kernel may write; the file's content is only read.
-    let copy = root::writable_copy(mounted, kernel).map_err(EnableError::ReadWrite)?;
+    let copy = root::writable_copy(mounted, kernel)
+        .map_err(|reason| Refusal::of("physical root").expected("to be writable").because(reason))?;
     let image = Repository::open(&copy)?.find(&[image.requested().clone()])?;
-    let file = image.open().map_err(EnableError::Open)?;
+    let file = image.open().map_err(|reason| Refusal::of("open").because(reason))?;
     let computed = limits.image_digest(&file, expected.algorithm()).map_err(|error| match error {
-        UnmeasuredError::Read(reason) => EnableError::Read(reason),
-        error => EnableError::Limit(error),
+        UnmeasuredError::Read(reason) => Refusal::of("digest in user space").because(reason).into(),
+        error => NotEnabled::Limit(error),
     })?;
     if computed != expected {
-        return Err(EnableError::Mismatch { computed });
+        return Err(Refusal::of("").but(format!("computed {computed}")).into());
     }
-    enable_file(&file, expected.algorithm()).map_err(EnableError::Enable)?;
+    enable_file(&file, expected.algorithm()).map_err(not_enabled)?;
     // Without it the file would be without fs-verity again after a power failure.
-    rustix::fs::syncfs(&file).map_err(EnableError::Sync)
+    Ok(rustix::fs::syncfs(&file).map_err(|reason| Refusal::of("syncfs").because(reason))?)
 }
 
 /// Has the kernel enable fs-verity on an open file, whatever its content; a file that has it already keeps what it has.

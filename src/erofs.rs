@@ -16,6 +16,8 @@ use erofs_rs::r#async::{EroFS, WalkDir, WalkDirEntry};
 use erofs_rs::backend::AsyncImage;
 use thiserror::Error;
 
+use crate::refusal::Refusal;
+
 /// An entry of a directory takes at least this much of an image, in bytes (`struct erofs_dirent`).
 const MIN_ENTRY: u64 = 12;
 /// Below a directory that is nested deeper than this no path leads (`PATH_MAX`).
@@ -50,37 +52,30 @@ pub enum ReadError {
     Damaged(io::Error),
     /// The content is no EROFS image, or one that contradicts itself.
     #[error(transparent)]
-    Content(ErofsReason),
+    Content(Refusal),
 }
 
-/// What erofs-rs found.
-#[derive(Debug, Error)]
-#[error("{0}")]
-pub struct ErofsReason(String);
+/// What erofs-rs found, in words of our own: erofs-rs's would bring a formatter of parser reports into the program.
+fn reason(error: erofs_rs::Error) -> Refusal {
+    use erofs_rs::Error;
+    let (kind, subject) = match error {
+        Error::InvalidSuperblock(subject) => ("invalid super block", subject),
+        Error::CorruptedData(subject) => ("corrupted data", subject),
+        Error::NotSupported(subject) => ("not supported", subject),
+        Error::OutOfBounds(subject) => ("out of bounds", subject),
+        Error::OutOfRange(offset, size) => ("out of range", format!("{offset} of {size}")),
+        Error::Overflow(subject) => ("integer overflow", subject.into()),
+        Error::InvalidDirentFileType(found) => ("invalid type in a directory entry", found.to_string()),
+        Error::PathNotFound(path) | Error::NotAFile(path) | Error::NotADirectory(path) => ("unexpected file", path),
+        Error::NotASymlink(inode) => ("unexpected inode", inode.to_string()),
+        Error::BinRead(_) => ("corrupted data", "a structure that cannot be read".into()),
+    };
+    Refusal::of(format!("{kind}: {subject}"))
+}
 
-impl ErofsReason {
-    /// In words of our own: erofs-rs's would bring a formatter of parser reports into the program.
-    fn new(error: erofs_rs::Error) -> Self {
-        use erofs_rs::Error;
-        let (kind, subject) = match error {
-            Error::InvalidSuperblock(subject) => ("invalid super block", subject),
-            Error::CorruptedData(subject) => ("corrupted data", subject),
-            Error::NotSupported(subject) => ("not supported", subject),
-            Error::OutOfBounds(subject) => ("out of bounds", subject),
-            Error::OutOfRange(offset, size) => ("out of range", format!("{offset} of {size}")),
-            Error::Overflow(subject) => ("integer overflow", subject.into()),
-            Error::InvalidDirentFileType(found) => ("invalid type in a directory entry", found.to_string()),
-            Error::PathNotFound(path) | Error::NotAFile(path) | Error::NotADirectory(path) => ("unexpected file", path),
-            Error::NotASymlink(inode) => ("unexpected inode", inode.to_string()),
-            Error::BinRead(_) => ("corrupted data", "a structure that cannot be read".into()),
-        };
-        Self(format!("{kind}: {subject}"))
-    }
-
-    /// A contradiction that erofs-rs does not look for.
-    pub(crate) fn contradiction(subject: &str) -> Self {
-        Self(format!("corrupted data: {subject}"))
-    }
+/// A contradiction that erofs-rs does not look for.
+pub(crate) fn contradiction(subject: &str) -> ReadError {
+    ReadError::Content(Refusal::of(format!("corrupted data: {subject}")))
 }
 
 impl<'a> Reader<'a> {
@@ -97,7 +92,7 @@ impl<'a> Reader<'a> {
             (filesystem.super_block().blk_size_bits, filesystem.super_block().feature_incompat);
         if (block_bits, features) != (12, 0) {
             let found = format!("not supported: blocks of 2^{block_bits} bytes, features {features:#010x}");
-            return Err(ReadError::Content(ErofsReason(found)));
+            return Err(ReadError::Content(Refusal::of(found)));
         }
         Ok(filesystem)
     }
@@ -106,7 +101,7 @@ impl<'a> Reader<'a> {
     pub fn explain(&self, error: erofs_rs::Error) -> ReadError {
         match self.failure.lock().ok().and_then(|mut failure| failure.take()) {
             Some(reason) => ReadError::Damaged(reason),
-            None => ReadError::Content(ErofsReason::new(error)),
+            None => ReadError::Content(reason(error)),
         }
     }
 }
@@ -128,7 +123,6 @@ impl<'a> Entries<'a> {
     }
 
     fn bounded(&mut self, entry: WalkDirEntry) -> Result<WalkDirEntry, ReadError> {
-        let contradiction = |subject| ReadError::Content(ErofsReason::contradiction(subject));
         self.left = self
             .left
             .checked_sub(1)

@@ -3,9 +3,10 @@
 use std::char;
 use std::str;
 
-use thiserror::Error;
+use std::fmt::Display;
 
 use crate::names::names;
+use crate::refusal::Refusal;
 
 /// A variable of the firmware that sealroot reads, by its name in efivarfs.
 pub const SECURE_BOOT: &str = "SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c";
@@ -65,53 +66,49 @@ impl BootEntry {
 }
 
 /// A variable whose content is not what its specification says.
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
-#[error("EFI variable '{name}': expected {expected}, found {found}")]
-pub struct FirmwareError {
-    name: &'static str,
-    expected: &'static str,
-    found: String,
+fn wrong(name: &str, expected: &'static str, found: impl Display) -> Refusal {
+    Refusal::of(format!("EFI variable '{name}'")).expected(expected).found(found)
+}
+
+/// The first bytes of it.
+fn shown(content: &[u8]) -> impl Display {
+    content.get(..16).unwrap_or(content).escape_ascii()
 }
 
 /// The state that `SecureBoot` and `SetupMode` describe, as efivarfs gives them (`None`: no such variable).
 ///
 /// Source: UEFI specification, "Globally Defined Variables"; the four bytes in front are efivarfs's.
-pub fn secure_boot(secure_boot: Option<&[u8]>, setup_mode: Option<&[u8]>) -> Result<SecureBoot, FirmwareError> {
+pub fn secure_boot(secure_boot: Option<&[u8]>, setup_mode: Option<&[u8]>) -> Result<SecureBoot, Refusal> {
     let Some(secure_boot) = secure_boot else { return Ok(SecureBoot::Unsupported) };
     let enabled = boolean(SECURE_BOOT, secure_boot)?;
     let setup = setup_mode.map_or(Ok(false), |content| boolean(SETUP_MODE, content))?;
     Ok(if enabled && !setup { SecureBoot::Enforced } else { SecureBoot::Off })
 }
 
-fn boolean(name: &'static str, content: &[u8]) -> Result<bool, FirmwareError> {
+fn boolean(name: &'static str, content: &[u8]) -> Result<bool, Refusal> {
     match content {
         [_, _, _, _, 0] => Ok(false),
         [_, _, _, _, 1] => Ok(true),
-        _ => Err(FirmwareError {
-            name,
-            expected: "4 bytes of attributes and one byte 0 or 1",
-            found: content.get(..16).unwrap_or(content).escape_ascii().to_string(),
-        }),
+        _ => Err(wrong(name, "4 bytes of attributes and one byte 0 or 1", shown(content))),
     }
 }
 
 /// The boot entry that [`BOOT_COUNT_PATH`] names: `…+LEFT.efi` or `…+LEFT-DONE.efi`.
 ///
 /// Source: "Automatic Boot Assessment" of systemd, "The Boot Loader Specification".
-pub fn boot_entry(content: &[u8]) -> Result<BootEntry, FirmwareError> {
+pub fn boot_entry(content: &[u8]) -> Result<BootEntry, Refusal> {
     let path = volatile_text(BOOT_COUNT_PATH, content)?;
     match tries(&path) {
         Some(tries) => Ok(BootEntry { path, tries }),
-        None => Err(FirmwareError {
-            name: BOOT_COUNT_PATH,
-            expected: "a path that ends with '+LEFT-DONE.efi'",
-            found: format!("'{}'", path.escape_default()),
-        }),
+        None => {
+            let found = format!("'{}'", path.escape_default());
+            Err(wrong(BOOT_COUNT_PATH, "a path that ends with '+LEFT-DONE.efi'", found))
+        }
     }
 }
 
 /// The name of the stub that [`STUB_INFO`] tells.
-pub fn stub(content: &[u8]) -> Result<String, FirmwareError> {
+pub fn stub(content: &[u8]) -> Result<String, Refusal> {
     volatile_text(STUB_INFO, content)
 }
 
@@ -119,21 +116,17 @@ pub fn stub(content: &[u8]) -> Result<String, FirmwareError> {
 ///
 /// Boot loader and stub set theirs anew at each start, for that start only. One that outlives it was planted: by whoever
 /// was root once, or has the firmware's shell. It may say anything, and what it says never changes.
-fn volatile_text(name: &'static str, content: &[u8]) -> Result<String, FirmwareError> {
+fn volatile_text(name: &'static str, content: &[u8]) -> Result<String, Refusal> {
     match content.first_chunk().map(|attributes| u32::from_le_bytes(*attributes)) {
         Some(attributes) if attributes & NON_VOLATILE != 0 => {
-            Err(FirmwareError { name, expected: "a volatile variable", found: format!("attributes {attributes:#x}") })
+            Err(wrong(name, "a volatile variable", format_args!("attributes {attributes:#x}")))
         }
         _ => text(name, content),
     }
 }
 
-fn text(name: &'static str, content: &[u8]) -> Result<String, FirmwareError> {
-    let wrong = || FirmwareError {
-        name,
-        expected: "4 bytes of attributes and UTF-16",
-        found: content.get(..16).unwrap_or(content).escape_ascii().to_string(),
-    };
+fn text(name: &'static str, content: &[u8]) -> Result<String, Refusal> {
+    let wrong = || wrong(name, "4 bytes of attributes and UTF-16", shown(content));
     let (units, []) = content.get(4..).ok_or_else(wrong)?.as_chunks::<2>() else { return Err(wrong()) };
     let units = units.iter().map(|unit| u16::from_le_bytes(*unit)).take_while(|unit| *unit != 0);
     char::decode_utf16(units).collect::<Result<_, _>>().map_err(|_| wrong())

@@ -7,20 +7,21 @@ pub use crate::elf::interpreter;
 
 use crate::cmdline::FormatVersion;
 use crate::digest::ImageDigest;
-use crate::image::{self, ImageError};
-use crate::objects::{self, ObjectsError};
+use crate::image;
+use crate::objects;
+use crate::refusal::Refusal;
 use crate::report::Report;
 
 /// What is done with an image after it was measured, but for reading it as a whole.
-pub fn look_inside(format: FormatVersion, file: &File, mount_points: &[&'static str]) -> Result<(), ImageError> {
+pub fn look_inside(format: FormatVersion, file: &File, mount_points: &[&'static str]) -> Result<(), Refusal> {
     let mut header = [0; 16];
-    file.read_exact_at(&mut header, 0).map_err(|reason| ImageError::Damaged { name: "images/x".into(), reason })?;
+    file.read_exact_at(&mut header, 0).map_err(|reason| image::damaged("images/x", reason))?;
     image::check_header("images/x", format, header)?;
     image::check_mount_points("images/x", file, mount_points)
 }
 
 /// What `check = "objects"` reads of an image: every file's object. Gives their number.
-pub fn walk(file: &File) -> Result<usize, ObjectsError> {
+pub fn walk(file: &File) -> Result<usize, Refusal> {
     let mut count = 0;
     objects::walk("images/x", file, |_, _| {
         count += 1;

@@ -5,10 +5,9 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
-use thiserror::Error;
-
 use crate::cmdline::FormatVersion;
-use crate::erofs::{ErofsReason, ReadError, Reader, completed};
+use crate::erofs::{ReadError, Reader, completed};
+use crate::refusal::Refusal;
 use crate::repository::image_name;
 use crate::verify::AcceptedImage;
 use crate::whole_file::WholeFiles;
@@ -40,76 +39,21 @@ impl InspectedImage {
     }
 }
 
-/// Why an image that was accepted cannot be used.
-#[derive(Debug, Error)]
-pub enum ImageError {
-    /// A read failed: the kernel found content that does not belong to the digest, or the disk is damaged.
-    #[error("image '{name}': expected content that belongs to its digest, found damage")]
-    Damaged {
-        /// The image's name.
-        name: String,
-        /// The kernel's reason.
-        #[source]
-        reason: io::Error,
-    },
-    /// Not a composefs image.
-    #[error(
-        "image '{name}': expected composefs magic {COMPOSEFS_MAGIC:#010x} version 1, found {magic:#010x} version {version}"
-    )]
-    NotComposefs {
-        /// The image's name.
-        name: String,
-        /// The magic number found.
-        magic: u32,
-        /// The header version found.
-        version: u32,
-    },
-    /// Another format than the karg's.
-    #[error("image '{name}': expected composefs format {}, found composefs version {found}", expected.name())]
-    Format {
-        /// The image's name.
-        name: String,
-        /// The format that the karg names.
-        expected: FormatVersion,
-        /// The version in the header.
-        found: u32,
-    },
-    /// A format that nobody knows yet.
-    #[error("image '{name}': expected composefs version 0 to 2, found {found}")]
-    Unknown {
-        /// The image's name.
-        name: String,
-        /// The version in the header.
-        found: u32,
-    },
-    /// Not an EROFS image, or one that contradicts itself.
-    #[error("image '{name}': expected an EROFS filesystem")]
-    Erofs {
-        /// The image's name.
-        name: String,
-        /// What the reader found.
-        #[source]
-        reason: ErofsReason,
-    },
-    /// A mount point that the assembly needs.
-    #[error("image '{name}': expected a directory '/{mount_point}', found {found}")]
-    MountPoint {
-        /// The image's name.
-        name: String,
-        /// The directory.
-        mount_point: &'static str,
-        /// What is there.
-        found: &'static str,
-    },
+/// About an image, by its name.
+fn about(name: &str) -> Refusal {
+    Refusal::of(format!("image '{name}'"))
 }
 
-impl ImageError {
-    /// Of an image that erofs-rs read.
-    pub(crate) fn new(name: &str, error: ReadError) -> Self {
-        match error {
-            ReadError::Damaged(reason) => Self::Damaged { name: name.into(), reason },
-            ReadError::Content(reason) => Self::Erofs { name: name.into(), reason },
-        }
+/// A read failed: the kernel found content that does not belong to the digest, or the disk is damaged.
+pub(crate) fn damaged(name: &str, reason: io::Error) -> Refusal {
+    about(name).expected("content that belongs to its digest").found("damage").because(reason)
+}
+
+/// An image that erofs-rs does not read.
+pub(crate) fn unreadable(name: &str, error: ReadError) -> Refusal {
+    match error {
+        ReadError::Damaged(reason) => damaged(name, reason),
+        ReadError::Content(reason) => about(name).expected("an EROFS filesystem").because(reason),
     }
 }
 
@@ -119,9 +63,9 @@ pub fn inspect(
     read_ahead: ReadAhead,
     files: &WholeFiles,
     mount_points: &[&'static str],
-) -> Result<InspectedImage, ImageError> {
+) -> Result<InspectedImage, Refusal> {
     let name = image_name(image.requested().digest());
-    let damaged = |reason| ImageError::Damaged { name: name.clone(), reason };
+    let damaged = |reason| damaged(&name, reason);
     if read_ahead == ReadAhead::Everything {
         files.read(image.file()).map_err(damaged)?;
     }
@@ -132,22 +76,24 @@ pub fn inspect(
     Ok(InspectedImage { image })
 }
 
-pub(crate) fn check_header(name: &str, expected: FormatVersion, header: [u8; 16]) -> Result<(), ImageError> {
+pub(crate) fn check_header(name: &str, expected: FormatVersion, header: [u8; 16]) -> Result<(), Refusal> {
     let found = composefs_version(name, header)?;
     if format_of_version(found) == Some(expected) {
         return Ok(());
     }
-    Err(ImageError::Format { name: name.into(), expected, found })
+    let expected = format!("composefs format {}", expected.name());
+    Err(about(name).expected(expected).found(format_args!("composefs version {found}")))
 }
 
 /// The composefs header: magic, version, flags and composefs version, 32 bits each, little-endian.
-fn composefs_version(name: &str, header: [u8; 16]) -> Result<u32, ImageError> {
+fn composefs_version(name: &str, header: [u8; 16]) -> Result<u32, Refusal> {
     let (words, _) = header.as_chunks::<4>();
     let mut words = words.iter().map(|word| u32::from_le_bytes(*word));
     let mut next = || words.next().unwrap_or(0);
     let (magic, version, _flags, composefs_version) = (next(), next(), next(), next());
     if magic != COMPOSEFS_MAGIC || version != COMPOSEFS_HEADER_VERSION {
-        return Err(ImageError::NotComposefs { name: name.into(), magic, version });
+        let expected = format!("composefs magic {COMPOSEFS_MAGIC:#010x} version {COMPOSEFS_HEADER_VERSION}");
+        return Err(about(name).expected(expected).found(format_args!("{magic:#010x} version {version}")));
     }
     Ok(composefs_version)
 }
@@ -162,17 +108,17 @@ fn format_of_version(composefs_version: u32) -> Option<FormatVersion> {
 }
 
 /// The format that the header of an image file says; `name` is for messages.
-pub fn format(name: &str, file: &File) -> Result<FormatVersion, ImageError> {
+pub fn format(name: &str, file: &File) -> Result<FormatVersion, Refusal> {
     let mut header = [0; 16];
-    file.read_exact_at(&mut header, 0).map_err(|reason| ImageError::Damaged { name: name.into(), reason })?;
+    file.read_exact_at(&mut header, 0).map_err(|reason| damaged(name, reason))?;
     let found = composefs_version(name, header)?;
-    format_of_version(found).ok_or_else(|| ImageError::Unknown { name: name.into(), found })
+    format_of_version(found).ok_or_else(|| about(name).expected("composefs version 0 to 2").found(found))
 }
 
 /// Requires each of `mount_points` as a directory in the root of the image in `file`.
-pub fn check_mount_points(name: &str, file: &File, mount_points: &[&'static str]) -> Result<(), ImageError> {
+pub fn check_mount_points(name: &str, file: &File, mount_points: &[&'static str]) -> Result<(), Refusal> {
     let reader = Reader::new(file);
-    let failed = |error| ImageError::new(name, error);
+    let failed = |error| unreadable(name, error);
     let filesystem = reader.filesystem().map_err(failed)?;
     for mount_point in mount_points {
         // A directory is what is found by a name that ends with a slash, and cannot be opened as a file.
@@ -182,7 +128,7 @@ pub fn check_mount_points(name: &str, file: &File, mount_points: &[&'static str]
             Ok(_) | Err(erofs_rs::Error::NotADirectory(_)) => "something else",
             Err(error) => return Err(failed(reader.explain(error))),
         };
-        return Err(ImageError::MountPoint { name: name.into(), mount_point, found });
+        return Err(about(name).expected(format!("a directory '/{mount_point}'")).found(found));
     }
     Ok(())
 }
@@ -237,7 +183,7 @@ mod tests {
             let file = File::from(rustix::fs::memfd_create("image", rustix::fs::MemfdFlags::CLOEXEC).unwrap());
             file.write_all_at(bytes, 0).unwrap();
             let error = check_mount_points("images/x", &file, &["etc"]).unwrap_err();
-            assert!(matches!(error, ImageError::Erofs { .. }), "{error:?}");
+            assert_eq!(error.to_string(), "image 'images/x': expected an EROFS filesystem");
         }
     }
 }

@@ -8,15 +8,15 @@ use std::path::Path;
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::MountAttrFlags;
-use thiserror::Error;
 
 use crate::added::{self, AddedString};
 use crate::cmdline::CommandLine;
-use crate::config::{Config, ConfigError, SEALROOT_TOML, SETUP_ROOT_CONF_TOML};
-use crate::firmware::{self, BootEntry, FirmwareError, Lockdown, SecureBoot};
-use crate::manifest::{CMDLINE, MANIFEST, MAX_MANIFEST, Manifest, ManifestError};
-use crate::mount::{self, FsError};
+use crate::config::{Config, SEALROOT_TOML, SETUP_ROOT_CONF_TOML};
+use crate::firmware::{self, BootEntry, Lockdown, SecureBoot};
+use crate::manifest::{CMDLINE, MANIFEST, MAX_MANIFEST, Manifest};
+use crate::mount;
 use crate::openings::PhysicalFilesystem;
+use crate::refusal::Refusal;
 
 /// The kernel's longest command line is far below, in bytes; no configuration is longer either.
 const MAX_INPUT: u64 = 64 * 1024;
@@ -35,67 +35,15 @@ const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 /// `EFIVARFS_MAGIC` of `linux/magic.h`
 const EFIVARFS_MAGIC: u32 = 0xde5e_81e4;
 
-/// Why an input cannot be used.
-#[derive(Debug, Error)]
-pub enum InputError {
-    /// It cannot be read.
-    #[error("'{path}'")]
-    Read {
-        /// The file.
-        path: String,
-        /// The kernel's reason.
-        #[source]
-        reason: io::Error,
-    },
-    /// It is too long.
-    #[error("'{path}': expected at most {limit} bytes, found more")]
-    TooLong {
-        /// The file.
-        path: String,
-        /// How long it may be, in bytes.
-        limit: u64,
-    },
-    /// It is no text.
-    #[error("'{path}': expected UTF-8")]
-    NotText {
-        /// The file.
-        path: &'static str,
-        /// Where it is not.
-        #[source]
-        reason: std::str::Utf8Error,
-    },
-    /// It is no identifier of a boot.
-    #[error("'{BOOT_ID}': expected letters, digits and '-', found something else")]
-    BootId,
-    /// A configuration file is wrong.
-    #[error(transparent)]
-    Config(#[from] ConfigError),
-    /// The list of the initramfs's files is wrong.
-    #[error(transparent)]
-    Manifest(#[from] ManifestError),
-    /// An EFI variable is wrong.
-    #[error(transparent)]
-    Firmware(#[from] FirmwareError),
-    /// The SMBIOS table is hidden.
-    #[error("'{SMBIOS_TABLE}': expected the SMBIOS table of a PC with UEFI, found none")]
-    NoTable,
-    /// The SMBIOS table has no end: the kernel stopped where a structure is none.
-    #[error("'{SMBIOS_TABLE}': expected an SMBIOS table with an end, found one that breaks off after {0} bytes")]
-    BrokenTable(usize),
-    /// EFI variables cannot be mounted.
-    #[error("EFI variables")]
-    Efivarfs(#[source] FsError),
-}
-
 /// The kernel command line.
-pub fn command_line() -> Result<CommandLine, InputError> {
+pub fn command_line() -> Result<CommandLine, Refusal> {
     let path = "/proc/cmdline";
     let text = read_file(path)?.ok_or_else(|| read_error(path, Errno::NOENT.into()))?;
     Ok(CommandLine::split(&text))
 }
 
 /// The command lines that were signed, where the initramfs says which.
-pub fn signed_command_lines() -> Result<Option<Vec<CommandLine>>, InputError> {
+pub fn signed_command_lines() -> Result<Option<Vec<CommandLine>>, Refusal> {
     let text = read_file(CMDLINE)?;
     Ok(text.map(|text| signed_lines(&text)))
 }
@@ -106,20 +54,20 @@ pub fn signed_lines(text: &[u8]) -> Vec<CommandLine> {
 }
 
 /// The list of the initramfs's own files, where it has one.
-pub fn manifest() -> Result<Option<Manifest>, InputError> {
+pub fn manifest() -> Result<Option<Manifest>, Refusal> {
     let text = read_optional(CWD, MANIFEST, OFlags::empty(), MAX_MANIFEST)?;
-    Ok(text.map(|text| Manifest::parse(&text)).transpose()?)
+    text.map(|text| Manifest::parse(&text)).transpose()
 }
 
 /// sealroot's configuration and the composefs tools'; an absent file is an empty one.
-pub fn configs() -> Result<(Config, Config), InputError> {
+pub fn configs() -> Result<(Config, Config), Refusal> {
     let ours = config_text(SEALROOT_TOML)?;
     let theirs = config_text(SETUP_ROOT_CONF_TOML)?;
     Ok((Config::from_sealroot_toml(&ours)?, Config::from_setup_root_conf(&theirs)?))
 }
 
 /// What sealroot's configuration says about refusals, as far as that can be read; nothing else depends on it.
-pub fn config_on_refusal() -> Result<Config, InputError> {
+pub fn config_on_refusal() -> Result<Config, Refusal> {
     let bytes = read_file(SEALROOT_TOML)?.unwrap_or_default();
     let text = bytes.utf8_chunks().next().map_or("", |chunk| chunk.valid());
     Ok(Config::on_refusal(text))
@@ -133,7 +81,7 @@ pub struct Firmware {
 
 impl Firmware {
     /// Opens the directory of variables: the one that is mounted, else a mount of our own that is attached nowhere.
-    pub fn open() -> Result<Self, InputError> {
+    pub fn open() -> Result<Self, Refusal> {
         if !Path::new(EFI).exists() {
             return Ok(Self { variables: None });
         }
@@ -144,35 +92,36 @@ impl Firmware {
         let variables = if found.f_type as u32 == EFIVARFS_MAGIC {
             directory
         } else {
-            mount::efivarfs(MountAttrFlags::MOUNT_ATTR_RDONLY).map_err(InputError::Efivarfs)?
+            mount::efivarfs(MountAttrFlags::MOUNT_ATTR_RDONLY)
+                .map_err(|reason| Refusal::of("EFI variables").because(reason))?
         };
         Ok(Self { variables: Some(variables) })
     }
 
     /// What it says about Secure Boot.
-    pub fn secure_boot(&self) -> Result<SecureBoot, InputError> {
+    pub fn secure_boot(&self) -> Result<SecureBoot, Refusal> {
         if self.variables.is_none() {
             return Ok(SecureBoot::Unsupported);
         }
         let secure_boot = self.variable(firmware::SECURE_BOOT)?;
         let setup_mode = self.variable(firmware::SETUP_MODE)?;
-        Ok(firmware::secure_boot(secure_boot.as_deref(), setup_mode.as_deref())?)
+        firmware::secure_boot(secure_boot.as_deref(), setup_mode.as_deref())
     }
 
     /// The boot entry whose tries the boot loader counts; `None` where it counts none.
-    pub fn boot_entry(&self) -> Result<Option<BootEntry>, InputError> {
+    pub fn boot_entry(&self) -> Result<Option<BootEntry>, Refusal> {
         let content = self.variable(firmware::BOOT_COUNT_PATH)?;
-        Ok(content.map(|content| firmware::boot_entry(&content)).transpose()?)
+        content.map(|content| firmware::boot_entry(&content)).transpose()
     }
 
     /// The name of the stub of the unified kernel image; `None` where none says that it was there.
-    pub fn stub(&self) -> Result<Option<String>, InputError> {
+    pub fn stub(&self) -> Result<Option<String>, Refusal> {
         let content = self.variable(firmware::STUB_INFO)?;
-        Ok(content.map(|content| firmware::stub(&content)).transpose()?)
+        content.map(|content| firmware::stub(&content)).transpose()
     }
 
     /// The content of a variable, `None` where there is none.
-    fn variable(&self, name: &str) -> Result<Option<Vec<u8>>, InputError> {
+    fn variable(&self, name: &str) -> Result<Option<Vec<u8>>, Refusal> {
         let Some(variables) = &self.variables else { return Ok(None) };
         read_optional(variables.as_fd(), name, OFlags::NOFOLLOW, MAX_INPUT)
     }
@@ -180,18 +129,19 @@ impl Firmware {
 
 /// What the machine's set-up adds to the signed image; nothing where there is no SMBIOS. That a PC with UEFI has none is an
 /// error.
-pub fn added() -> Result<Vec<AddedString>, InputError> {
+pub fn added() -> Result<Vec<AddedString>, Refusal> {
     let table = read_optional(CWD, SMBIOS_TABLE, OFlags::empty(), MAX_TABLE)?;
     // Each PC with UEFI has one: it is hidden.
     if table.is_none() && cfg!(target_arch = "x86_64") && Path::new(EFI).exists() {
-        return Err(InputError::NoTable);
+        return Err(table_error("the SMBIOS table of a PC with UEFI", "none"));
     }
     let mut found = table.as_deref().map(added::find).unwrap_or_default();
     // A string that is seen is the better reason.
     if let (true, Some(table)) = (found.is_empty(), &table)
         && !added::is_whole(table)
     {
-        return Err(InputError::BrokenTable(table.len()));
+        let found = format!("one that breaks off after {} bytes", table.len());
+        return Err(table_error("an SMBIOS table with an end", &found));
     }
     match std::fs::read_dir(FW_CFG_CREDENTIALS) {
         Err(reason) if reason.kind() == io::ErrorKind::NotFound => {}
@@ -208,13 +158,14 @@ pub fn added() -> Result<Vec<AddedString>, InputError> {
 }
 
 /// The identifier of this boot, which the kernel makes up, and which nobody can know before.
-pub fn boot_id() -> Result<String, InputError> {
+pub fn boot_id() -> Result<String, Refusal> {
     let content = read_file(BOOT_ID)?.ok_or_else(|| read_error(BOOT_ID, Errno::NOENT.into()))?;
     let id = content.trim_ascii();
+    let wrong = || Refusal::of(format!("'{BOOT_ID}'")).expected("letters, digits and '-'").found("something else");
     if id.is_empty() || !id.iter().all(|byte| byte.is_ascii_alphanumeric() || *byte == b'-') {
-        return Err(InputError::BootId);
+        return Err(wrong());
     }
-    String::from_utf8(id.to_vec()).map_err(|_| InputError::BootId)
+    String::from_utf8(id.to_vec()).map_err(|_| wrong())
 }
 
 /// What the physical root is, as far as it can be told.
@@ -235,22 +186,18 @@ pub fn lockdown() -> Lockdown {
         .map_or(Lockdown::None, |content| Lockdown::parse(&content))
 }
 
-fn config_text(path: &'static str) -> Result<String, InputError> {
+fn config_text(path: &'static str) -> Result<String, Refusal> {
     let bytes = read_file(path)?.unwrap_or_default();
-    String::from_utf8(bytes).map_err(|error| InputError::NotText { path, reason: error.utf8_error() })
+    String::from_utf8(bytes)
+        .map_err(|error| Refusal::of(format!("'{path}'")).expected("UTF-8").because(error.utf8_error()))
 }
 
 /// The content of a file, `None` where there is no file.
-fn read_file(path: &str) -> Result<Option<Vec<u8>>, InputError> {
+fn read_file(path: &str) -> Result<Option<Vec<u8>>, Refusal> {
     read_optional(CWD, path, OFlags::empty(), MAX_INPUT)
 }
 
-fn read_optional(
-    directory: BorrowedFd<'_>,
-    path: &str,
-    flags: OFlags,
-    limit: u64,
-) -> Result<Option<Vec<u8>>, InputError> {
+fn read_optional(directory: BorrowedFd<'_>, path: &str, flags: OFlags, limit: u64) -> Result<Option<Vec<u8>>, Refusal> {
     match rustix::fs::openat(directory, path, OFlags::RDONLY | OFlags::CLOEXEC | flags, Mode::empty()) {
         Ok(file) => read_bounded(file.into(), path, limit).map(Some),
         Err(Errno::NOENT) => Ok(None),
@@ -258,15 +205,19 @@ fn read_optional(
     }
 }
 
-fn read_bounded(file: File, path: &str, limit: u64) -> Result<Vec<u8>, InputError> {
+fn read_bounded(file: File, path: &str, limit: u64) -> Result<Vec<u8>, Refusal> {
     let mut content = Vec::with_capacity(USUAL_INPUT);
     file.take(limit + 1).read_to_end(&mut content).map_err(|reason| read_error(path, reason))?;
     if content.len() as u64 > limit {
-        return Err(InputError::TooLong { path: path.into(), limit });
+        return Err(Refusal::of(format!("'{path}'")).expected(format!("at most {limit} bytes")).found("more"));
     }
     Ok(content)
 }
 
-fn read_error(path: &str, reason: io::Error) -> InputError {
-    InputError::Read { path: path.into(), reason }
+fn read_error(path: &str, reason: io::Error) -> Refusal {
+    Refusal::of(format!("'{path}'")).because(reason)
+}
+
+fn table_error(expected: &'static str, found: &str) -> Refusal {
+    Refusal::of(format!("'{SMBIOS_TABLE}'")).expected(expected).found(found)
 }

@@ -5,7 +5,8 @@
 
 use miniserde::Serialize;
 use miniserde::ser::Fragment;
-use thiserror::Error;
+
+use crate::refusal::Refusal;
 
 /// More patterns than this are no list that somebody has looked at.
 const MAX_PATTERNS: usize = 256;
@@ -41,20 +42,12 @@ pub struct KeepList {
     patterns: Vec<String>,
 }
 
-/// Why a list is refused.
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
-#[error("expected {expected}, found {found}")]
-pub struct PatternError {
-    expected: &'static str,
-    found: String,
-}
-
 impl TryFrom<Vec<String>> for KeepList {
-    type Error = PatternError;
+    type Error = Refusal;
 
-    fn try_from(patterns: Vec<String>) -> Result<Self, PatternError> {
+    fn try_from(patterns: Vec<String>) -> Result<Self, Refusal> {
         if patterns.len() > MAX_PATTERNS {
-            return Err(PatternError { expected: "at most 256 patterns", found: patterns.len().to_string() });
+            return Err(Refusal::of("").expected("at most 256 patterns").found(patterns.len()));
         }
         patterns.iter().try_for_each(|pattern| check(pattern))?;
         Ok(Self { patterns })
@@ -99,11 +92,11 @@ fn covers(known: &str, pattern: &str) -> bool {
     components.next().is_none()
 }
 
-fn check(pattern: &str) -> Result<(), PatternError> {
-    let wrong = |expected| Err(PatternError { expected, found: format!("'{}'", pattern.escape_default()) });
+fn check(pattern: &str) -> Result<(), Refusal> {
+    let wrong = |expected| Err(Refusal::of("").expected(expected).found(format!("'{}'", pattern.escape_default())));
     if pattern.len() > MAX_PATTERN {
         let found = format!("{} bytes", pattern.len());
-        return Err(PatternError { expected: "a pattern of at most 255 bytes", found });
+        return Err(Refusal::of("").expected("a pattern of at most 255 bytes").found(found));
     }
     if pattern.chars().any(char::is_control) {
         return wrong("a pattern without control characters");
@@ -181,7 +174,7 @@ mod tests {
         "a*a",
     ];
 
-    fn list(patterns: &[&str]) -> Result<KeepList, PatternError> {
+    fn list(patterns: &[&str]) -> Result<KeepList, Refusal> {
         KeepList::try_from(patterns.iter().map(ToString::to_string).collect::<Vec<_>>())
     }
 

@@ -6,12 +6,13 @@
 
 mod tree;
 
-pub use tree::{TreeError, compare};
+pub use tree::{compare, compare_root};
 
 use std::fmt;
 
 use rustix::fs::FileType;
-use thiserror::Error;
+
+use crate::refusal::Refusal;
 
 /// Where the list is.
 pub const MANIFEST: &str = "/usr/lib/sealroot/manifest";
@@ -79,18 +80,6 @@ pub struct Content {
     pub digest: Option<[u8; DIGEST]>,
 }
 
-/// Why a text is no list of files.
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
-#[error("'{MANIFEST}':{line}: expected {expected}, found '{found}'")]
-pub struct ManifestError {
-    /// Which line it is, counted from 1.
-    line: usize,
-    /// What should be there.
-    expected: &'static str,
-    /// What is there.
-    found: String,
-}
-
 impl Kind {
     /// As the kernel says it.
     fn file_type(&self) -> FileType {
@@ -143,13 +132,13 @@ impl Manifest {
     }
 
     /// Reads a list.
-    pub fn parse(text: &[u8]) -> Result<Self, ManifestError> {
+    pub fn parse(text: &[u8]) -> Result<Self, Refusal> {
         let mut manifest = Self::default();
         let mut seen = false;
         for (index, line) in text.split(|byte| *byte == b'\n').enumerate() {
-            let wrong = |expected| {
-                let shown = line.get(..80).unwrap_or(line);
-                ManifestError { line: index + 1, expected, found: shown.escape_ascii().to_string() }
+            let wrong = |expected: &'static str| {
+                let shown = line.get(..80).unwrap_or(line).escape_ascii();
+                Refusal::of(format!("'{MANIFEST}':{}", index + 1)).expected(expected).found(format_args!("'{shown}'"))
             };
             let line = str::from_utf8(line).map_err(|_| wrong("UTF-8"))?;
             if !seen && line != SIGNATURE {
@@ -339,7 +328,8 @@ mod tests {
             ),
         ] {
             let error = Manifest::parse(lines.as_bytes()).unwrap_err();
-            assert_eq!((error.line, error.expected), (line, expected), "{lines}");
+            let message = format!("'{MANIFEST}':{line}: expected {expected}, found '");
+            assert!(error.to_string().starts_with(&message), "{lines}: {error}");
         }
         let long = format!("#mtree\n{}", "x".repeat(10_000));
         assert!(Manifest::parse(long.as_bytes()).unwrap_err().to_string().len() < 200);

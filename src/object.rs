@@ -40,12 +40,12 @@ pub struct Object {
     /// The digest that the image names.
     expected: ImageDigest,
     /// What the repository has.
-    found: Found,
+    found: ObjectIs,
 }
 
 /// What the repository has for an object's name.
 #[derive(Debug)]
-pub enum Found {
+pub enum ObjectIs {
     /// Nothing that could be opened.
     Unusable(LookupError),
     /// A file that the kernel does not open or does not measure.
@@ -73,7 +73,7 @@ impl fmt::Display for Finding {
 
 impl Object {
     /// An object for which the repository has this.
-    pub fn new(name: String, expected: ImageDigest, found: Found) -> Self {
+    pub fn new(name: String, expected: ImageDigest, found: ObjectIs) -> Self {
         Self { name, expected, found }
     }
 }
@@ -83,21 +83,23 @@ impl fmt::Display for Object {
         let Self { name, expected, found } = self;
         write!(f, "object 'objects/{name}': expected {expected}, ")?;
         match found {
-            Found::Unusable(LookupError::Kernel(Errno::NOENT)) => f.write_str("found none"),
-            Found::Unusable(LookupError::Kernel(Errno::LOOP)) => f.write_str("found a symbolic link"),
-            Found::Unusable(LookupError::Kernel(reason)) => write!(f, "found one that cannot be looked at ({reason})"),
-            Found::Unusable(LookupError::Kind { found, .. }) => write!(f, "found {found}"),
-            Found::Unmeasured(Errno::NODATA) => f.write_str("found a file without fs-verity"),
-            Found::Unmeasured(reason) => write!(f, "found a file that cannot be opened or measured ({reason})"),
-            Found::Measured(digest) => write!(f, "measured {digest}"),
-            Found::Right(Errno::IO) => f.write_str(
+            ObjectIs::Unusable(LookupError::Kernel(Errno::NOENT)) => f.write_str("found none"),
+            ObjectIs::Unusable(LookupError::Kernel(Errno::LOOP)) => f.write_str("found a symbolic link"),
+            ObjectIs::Unusable(LookupError::Kernel(reason)) => {
+                write!(f, "found one that cannot be looked at ({reason})")
+            }
+            ObjectIs::Unusable(LookupError::Kind { found, .. }) => write!(f, "found {found}"),
+            ObjectIs::Unmeasured(Errno::NODATA) => f.write_str("found a file without fs-verity"),
+            ObjectIs::Unmeasured(reason) => write!(f, "found a file that cannot be opened or measured ({reason})"),
+            ObjectIs::Measured(digest) => write!(f, "measured {digest}"),
+            ObjectIs::Right(Errno::IO) => f.write_str(
                 "measured the same, but overlayfs refuses it (as Linux 7.0 to 7.0.6 refuse good files: \"has no \
                  fs-verity digest\")",
             ),
-            Found::Right(_) => f.write_str("measured the same, but overlayfs does not open it"),
-            Found::Damaged(reason) => write!(f, "found damage ({reason})"),
-            Found::Unread(reason) => write!(f, "found a file that cannot be read ({reason})"),
-            Found::Computed(digest) => write!(f, "computed {digest}"),
+            ObjectIs::Right(_) => f.write_str("measured the same, but overlayfs does not open it"),
+            ObjectIs::Damaged(reason) => write!(f, "found damage ({reason})"),
+            ObjectIs::Unread(reason) => write!(f, "found a file that cannot be read ({reason})"),
+            ObjectIs::Computed(digest) => write!(f, "computed {digest}"),
         }
     }
 }
@@ -107,26 +109,26 @@ pub fn examine(layers: &SealedLayers, path: &str, reason: Errno) -> Finding {
     let Some((name, expected)) = named(layers, path) else { return Finding::Unknown };
     let found = match open(layers.objects(), &name, expected) {
         Err(found) => found,
-        Ok(_) => Found::Right(reason),
+        Ok(_) => ObjectIs::Right(reason),
     };
     Finding::Object(Box::new(Object { name, expected, found }))
 }
 
 /// Opens an object that the kernel measures as it should be.
-pub(crate) fn open(objects: BorrowedFd<'_>, name: &str, expected: ImageDigest) -> Result<File, Found> {
+pub(crate) fn open(objects: BorrowedFd<'_>, name: &str, expected: ImageDigest) -> Result<File, ObjectIs> {
     let file = open_unmeasured(objects, name)?;
     match verify::measure(&file) {
         Ok(measured) if measured.is(expected) => Ok(file),
-        Ok(measured) => Err(Found::Measured(measured.to_string())),
-        Err(reason) => Err(Found::Unmeasured(reason)),
+        Ok(measured) => Err(ObjectIs::Measured(measured.to_string())),
+        Err(reason) => Err(ObjectIs::Unmeasured(reason)),
     }
 }
 
 /// Opens what has an object's name.
-pub fn open_unmeasured(objects: BorrowedFd<'_>, name: &str) -> Result<File, Found> {
+pub fn open_unmeasured(objects: BorrowedFd<'_>, name: &str) -> Result<File, ObjectIs> {
     // overlayfs follows no link in a data layer either.
-    let location = lookup::regular_file(objects, name, Links::Refused).map_err(Found::Unusable)?;
-    lookup::reopen(location.as_fd()).map_err(Found::Unmeasured)
+    let location = lookup::regular_file(objects, name, Links::Refused).map_err(ObjectIs::Unusable)?;
+    lookup::reopen(location.as_fd()).map_err(ObjectIs::Unmeasured)
 }
 
 /// The path, below the directory of objects, and the digest of the object that the image names for a file.

@@ -11,15 +11,15 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
 use rustix::io::Errno;
-use thiserror::Error;
 
 use crate::config::Check;
 use crate::digest::ImageDigest;
 use crate::erofs::{Entries, Reader, completed};
-use crate::image::{ImageError, InspectedImage};
-use crate::object::{self, Found, METACOPY, Object, REDIRECT};
+use crate::image::{self, InspectedImage};
+use crate::object::{self, METACOPY, Object, ObjectIs, REDIRECT};
 use crate::policy::Verification;
-use crate::repository::{self, RepositoryError, image_name};
+use crate::refusal::Refusal;
+use crate::repository::{self, image_name};
 use crate::unmeasured::{Limits, UnmeasuredError};
 use crate::verify::AcceptedImage;
 use crate::whole_file::WholeFiles;
@@ -43,33 +43,6 @@ impl CheckedImage {
     }
 }
 
-/// Why the objects of an image are not as it says.
-#[derive(Debug, Error)]
-pub enum ObjectsError {
-    /// The image cannot be read.
-    #[error(transparent)]
-    Image(#[from] ImageError),
-    /// The directory of objects.
-    #[error(transparent)]
-    Repository(#[from] RepositoryError),
-    /// A file of the image without a usable reference to its object.
-    #[error("'{path}': expected an object that is named by its digest, found {found}")]
-    Reference {
-        /// The file, made printable.
-        path: String,
-        /// What the image has instead.
-        found: String,
-    },
-    /// An object is missing, is another, or is damaged.
-    #[error("'{path}': {object}")]
-    Object {
-        /// The first file that has this object as its content.
-        path: String,
-        /// The object.
-        object: Box<Object>,
-    },
-}
-
 /// Checks the objects of an image as far as `check` says. `physical_root` is where the repository is.
 pub fn check(
     image: InspectedImage,
@@ -77,7 +50,7 @@ pub fn check(
     physical_root: impl AsFd,
     files: &WholeFiles,
     limits: &Limits,
-) -> Result<CheckedImage, ObjectsError> {
+) -> Result<CheckedImage, Refusal> {
     if check >= Check::Objects {
         let name = image_name(image.accepted().requested().digest());
         let objects = referenced(&name, image.accepted().file())?;
@@ -87,14 +60,14 @@ pub fn check(
         if let Some((digest, found)) = first_failure(&objects, look) {
             let path = first_user(&name, image.accepted().file(), digest)?;
             let object = Object::new(object_name(digest), digest, found);
-            return Err(ObjectsError::Object { path, object: object.into() });
+            return Err(Refusal::of(format!("'{path}': {object}")));
         }
     }
     Ok(CheckedImage { image })
 }
 
 /// The digests of all objects, each once.
-fn referenced(name: &str, image: &File) -> Result<Vec<ImageDigest>, ObjectsError> {
+fn referenced(name: &str, image: &File) -> Result<Vec<ImageDigest>, Refusal> {
     let mut digests = Vec::new();
     walk(name, image, |_, digest| {
         // Copies are often neighbours.
@@ -109,7 +82,7 @@ fn referenced(name: &str, image: &File) -> Result<Vec<ImageDigest>, ObjectsError
 }
 
 /// The first file, in the order of the image, whose object this is.
-fn first_user(name: &str, image: &File, wanted: ImageDigest) -> Result<String, ObjectsError> {
+fn first_user(name: &str, image: &File, wanted: ImageDigest) -> Result<String, Refusal> {
     let mut user = String::new();
     walk(name, image, |path, digest| {
         if digest != wanted {
@@ -126,9 +99,9 @@ pub fn walk(
     name: &str,
     image: &File,
     mut each: impl FnMut(&dyn Fn() -> String, ImageDigest) -> bool,
-) -> Result<(), ObjectsError> {
+) -> Result<(), Refusal> {
     let reader = Reader::new(image);
-    let failed = |error| ObjectsError::Image(ImageError::new(name, error));
+    let failed = |error| image::unreadable(name, error);
     let filesystem = reader.filesystem().map_err(failed)?;
     for entry in Entries::new(&reader, &filesystem).map_err(failed)? {
         let entry = entry.map_err(failed)?;
@@ -139,7 +112,9 @@ pub fn walk(
         let xattrs = completed(filesystem.xattrs_inode(entry.inode)).map_err(|error| failed(reader.explain(error)))?;
         let Some(metacopy) = xattrs.get(METACOPY.as_bytes()) else { continue };
         let redirect = xattrs.get(REDIRECT.as_bytes());
-        let reference = |found| ObjectsError::Reference { path: path(), found };
+        let reference = |found: String| {
+            Refusal::of(format!("'{}'", path())).expected("an object that is named by its digest").found(found)
+        };
         let Some(digest) = object::parse_metacopy(metacopy) else {
             return Err(reference(format!("{METACOPY} '{}'", metacopy.escape_ascii())));
         };
@@ -165,8 +140,8 @@ pub fn object_name(digest: ImageDigest) -> String {
 /// Looks at all objects, several at a time. Of those that are not right, the one that comes first in `objects`.
 fn first_failure(
     objects: &[ImageDigest],
-    look: impl Fn(ImageDigest) -> Result<(), Found> + Sync,
-) -> Option<(ImageDigest, Found)> {
+    look: impl Fn(ImageDigest) -> Result<(), ObjectIs> + Sync,
+) -> Option<(ImageDigest, ObjectIs)> {
     let next = AtomicUsize::new(0);
     // What comes behind a failure need not be looked at, what comes before it must.
     let end = AtomicUsize::new(objects.len());
@@ -207,25 +182,25 @@ fn look(
     verification: Verification,
     files: &WholeFiles,
     limits: &Limits,
-) -> Result<(), Found> {
+) -> Result<(), ObjectIs> {
     let name = object_name(expected);
     let file = match object::open(directory, &name, expected) {
-        Err(Found::Unmeasured(Errno::NODATA | Errno::NOTTY | Errno::OPNOTSUPP))
+        Err(ObjectIs::Unmeasured(Errno::NODATA | Errno::NOTTY | Errno::OPNOTSUPP))
             if verification == Verification::AllowUnverified =>
         {
             let file = object::open_unmeasured(directory, &name)?;
             let computed = limits.object_digest(&file, expected.algorithm()).map_err(|error| {
-                Found::Unread(match error {
+                ObjectIs::Unread(match error {
                     UnmeasuredError::Read(reason) => reason,
                     error => io::Error::other(error),
                 })
             })?;
-            return if computed == expected { Ok(()) } else { Err(Found::Computed(computed)) };
+            return if computed == expected { Ok(()) } else { Err(ObjectIs::Computed(computed)) };
         }
         result => result?,
     };
     if check >= Check::Data {
-        files.read(&file).map_err(Found::Damaged)?;
+        files.read(&file).map_err(ObjectIs::Damaged)?;
     }
     Ok(())
 }

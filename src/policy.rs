@@ -6,16 +6,15 @@ mod settings;
 
 pub use settings::{Origin, Setting, Settings};
 
-use thiserror::Error;
-
-use crate::added::{AddedString, Addition};
-use crate::cmdline::{BootRequest, CmdlineError, CommandLine, RequestedImage, RequestedVerification};
+use crate::added::AddedString;
+use crate::cmdline::{BootRequest, CommandLine, RequestedImage, RequestedVerification};
 use crate::config::{
     Alternatives, FirmwareStrings, KargPolicy, OnFailure, SecureBootPolicy, StateMount, UnverifiedPolicy,
 };
 use crate::firmware::{SecureBoot, Tries};
 use crate::manifest::CMDLINE;
 use crate::names::names;
+use crate::refusal::Refusal;
 
 /// How often a boot entry without tries left is started before a restart is given up.
 const MAX_EXHAUSTED_TRIES: u32 = 10;
@@ -68,97 +67,23 @@ impl Policy {
     }
 }
 
-/// Why the inputs are refused.
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
-pub enum PolicyError {
-    /// The command line contradicts itself or a karg is malformed.
-    #[error("kernel command line")]
-    CommandLine(#[from] CmdlineError),
-    /// A string of the machine's set-up changes what was signed.
-    #[error(
-        "machine set-up: expected no string that {} (policy.firmware-strings = \"refuse\"), found '{found}'",
-        addition.description()
-    )]
-    FirmwareString {
-        /// What it adds.
-        addition: Addition,
-        /// The string.
-        found: String,
-    },
-    /// An argument that keeps the kernel from telling what the machine's set-up is: an appended one could hide itself so.
-    #[error(
-        "kernel command line: expected nothing that hides the machine's set-up (policy.firmware-strings = \"refuse\"), \
-         found '{karg}'"
-    )]
-    HidingKarg {
-        /// Its key.
-        karg: &'static str,
-    },
-    /// Something was added to it, or taken away.
-    #[error("kernel command line: expected {expected} ('{CMDLINE}'), found {found}")]
-    NotAsSigned {
-        /// The first argument that is another one.
-        expected: String,
-        /// What is in its place.
-        found: String,
-    },
-    /// No karg.
-    #[error("kernel command line: expected a karg 'composefs.digest' or 'composefs', found neither")]
-    NoKarg,
-    /// A digest for each key: whoever can add to the command line and take an image away would choose.
-    #[error("kernel command line: expected one image (policy.alternatives = \"refuse\"), found {first} and {second}")]
-    SeveralImages {
-        /// What the first karg asks for.
-        first: String,
-        /// What a later one asks for.
-        second: String,
-    },
-    /// A `?`.
-    #[error(
-        "kernel command line: expected verification to be required (policy.unverified = \"refuse\"), found '?' in karg \
-         '{karg}'"
-    )]
-    Unverified {
-        /// The key of the karg.
-        karg: &'static str,
-    },
-    /// Secure Boot is required and not enforced.
-    #[error("Secure Boot: expected 'enforced' (policy.secure-boot = \"require\"), found '{}'", found.name())]
-    SecureBoot {
-        /// What the firmware says.
-        found: SecureBoot,
-    },
-    /// A list of files of an /etc that has none of them from the disk, or all.
-    #[error("configuration: expected etc.mount = \"overlay\" (etc.keep is set), found \"{}\"", found.name())]
-    KeepWithoutOverlay {
-        /// What `etc.mount` is, by whatever it was decided.
-        found: StateMount,
-    },
-    /// A `?` on a machine that may be one that enforces Secure Boot.
-    #[error(
-        "kernel command line: expected verification to be required (Secure Boot is {}), found '?' in karg '{karg}'",
-        secure_boot.name()
-    )]
-    UnverifiedUnderSecureBoot {
-        /// The key of the karg.
-        karg: &'static str,
-        /// What the firmware says.
-        secure_boot: SecureBoot,
-    },
-}
+/// What every refusal of the command line begins with.
+const COMMAND_LINE: &str = "kernel command line";
 
 /// Decides about what the machine's set-up adds to the signed image: whether what is asked by now is what was signed.
-pub fn judge_added(settings: &Settings, added: &[AddedString]) -> Result<(), PolicyError> {
+pub fn judge_added(settings: &Settings, added: &[AddedString]) -> Result<(), Refusal> {
     match (settings.firmware_strings.value, added.iter().min_by_key(|string| string.addition())) {
         (FirmwareStrings::Refuse, Some(string)) => {
-            Err(PolicyError::FirmwareString { addition: string.addition(), found: string.to_string() })
+            let expected =
+                format!("no string that {} (policy.firmware-strings = \"refuse\")", string.addition().description());
+            Err(Refusal::of("machine set-up").expected(expected).found(format_args!("'{string}'")))
         }
         (FirmwareStrings::Refuse, None) | (FirmwareStrings::Report, _) => Ok(()),
     }
 }
 
 /// Decides whether a command line is one of those that were signed. White space between arguments is none of them.
-pub fn judge_command_line(found: &CommandLine, signed: &[CommandLine]) -> Result<(), PolicyError> {
+pub fn judge_command_line(found: &CommandLine, signed: &[CommandLine]) -> Result<(), Refusal> {
     if signed.contains(found) {
         return Ok(());
     }
@@ -172,14 +97,18 @@ pub fn judge_command_line(found: &CommandLine, signed: &[CommandLine]) -> Result
         let argument = line.and_then(|line| line.arguments().get(at));
         argument.map_or("its end".into(), |argument| format!("'{argument}'"))
     };
-    Err(PolicyError::NotAsSigned { expected: shown(nearest), found: shown(Some(found)) })
+    let expected = format!("{} ('{CMDLINE}')", shown(nearest));
+    Err(Refusal::of(COMMAND_LINE).expected(expected).found(shown(Some(found))))
 }
 
 /// Decides whether what the machine's set-up adds can be seen at all.
-pub fn judge_hiding(command_line: &CommandLine, settings: &Settings) -> Result<(), PolicyError> {
+pub fn judge_hiding(command_line: &CommandLine, settings: &Settings) -> Result<(), Refusal> {
     let hiding = HIDING_KARGS.into_iter().find(|key| command_line.values(key).next().is_some());
     match (settings.firmware_strings.value, hiding) {
-        (FirmwareStrings::Refuse, Some(karg)) => Err(PolicyError::HidingKarg { karg }),
+        (FirmwareStrings::Refuse, Some(karg)) => {
+            let expected = "nothing that hides the machine's set-up (policy.firmware-strings = \"refuse\")";
+            Err(Refusal::of(COMMAND_LINE).expected(expected).found(format_args!("'{karg}'")))
+        }
         (FirmwareStrings::Refuse, None) | (FirmwareStrings::Report, _) => Ok(()),
     }
 }
@@ -190,34 +119,43 @@ pub fn decide(
     settings: Settings,
     secure_boot: SecureBoot,
     added: &[AddedString],
-) -> Result<Decision, PolicyError> {
+) -> Result<Decision, Refusal> {
     judge_hiding(command_line, &settings)?;
     judge_added(&settings, added)?;
     if settings.secure_boot.value == SecureBootPolicy::Require && secure_boot != SecureBoot::Enforced {
-        return Err(PolicyError::SecureBoot { found: secure_boot });
+        let expected = "'enforced' (policy.secure-boot = \"require\")";
+        return Err(Refusal::of("Secure Boot").expected(expected).found(format_args!("'{}'", secure_boot.name())));
     }
     if settings.etc_keep.value.is_some() && settings.etc.value != StateMount::Overlay {
-        return Err(PolicyError::KeepWithoutOverlay { found: settings.etc.value });
+        let found = format!("\"{}\"", settings.etc.value.name());
+        return Err(Refusal::of("configuration").expected("etc.mount = \"overlay\" (etc.keep is set)").found(found));
     }
-    let request = BootRequest::try_from(command_line)?;
+    let request = BootRequest::try_from(command_line).map_err(|reason| Refusal::of(COMMAND_LINE).because(reason))?;
     let Some(first) = request.images().first() else {
         return match settings.karg.value {
-            KargPolicy::Require => Err(PolicyError::NoKarg),
+            KargPolicy::Require => {
+                Err(Refusal::of(COMMAND_LINE).expected("a karg 'composefs.digest' or 'composefs'").found("neither"))
+            }
             KargPolicy::Optional => Ok(Decision::NothingToDo(settings)),
         };
     };
     if let (Alternatives::Refuse, Some(second)) = (settings.alternatives.value, request.images().get(1)) {
-        return Err(PolicyError::SeveralImages { first: first.to_string(), second: second.to_string() });
+        let expected = "one image (policy.alternatives = \"refuse\")";
+        return Err(Refusal::of(COMMAND_LINE).expected(expected).found(format_args!("{first} and {second}")));
     }
-    let karg = first.karg();
+    let unverified = |reason: &str| {
+        let expected = format!("verification to be required ({reason})");
+        let found = format!("'?' in karg '{}'", first.karg());
+        Err(Refusal::of(COMMAND_LINE).expected(expected).found(found))
+    };
     let verification = match (request.verification(), settings.unverified.value, secure_boot) {
         (RequestedVerification::Required, ..) => Verification::Required,
-        (_, UnverifiedPolicy::Refuse, _) => return Err(PolicyError::Unverified { karg }),
+        (_, UnverifiedPolicy::Refuse, _) => return unverified("policy.unverified = \"refuse\""),
         (_, UnverifiedPolicy::AllowWithoutSecureBoot, SecureBoot::Off | SecureBoot::Unsupported) => {
             Verification::AllowUnverified
         }
         (_, UnverifiedPolicy::AllowWithoutSecureBoot, SecureBoot::Enforced | SecureBoot::Unknown) => {
-            return Err(PolicyError::UnverifiedUnderSecureBoot { karg, secure_boot });
+            return unverified(&format!("Secure Boot is {}", secure_boot.name()));
         }
     };
     Ok(Decision::Seal(Policy { images: request.images().to_vec(), verification, settings }))

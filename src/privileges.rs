@@ -5,9 +5,9 @@
 //! is copied up: everything that has to do with files stays.
 
 use caps::Capability;
-use rustix::io::Errno;
 use rustix::thread::{CapabilitySet, CapabilitySets};
-use thiserror::Error;
+
+use crate::refusal::Refusal;
 
 /// Without one of these either the mounts fail or the overlay over /etc is crippled.
 const REQUIRED: [Capability; 7] = [
@@ -31,36 +31,22 @@ const KEPT: [Capability; 6] = [
     Capability::CAP_SYS_BOOT,
 ];
 
-/// Why the program cannot do its work with the capabilities that it has.
-#[derive(Debug, Error)]
-pub enum PrivilegeError {
-    /// One is missing.
-    #[error("capabilities: expected {missing} to be permitted, found it missing")]
-    Missing {
-        /// Its name.
-        missing: Capability,
-    },
-    /// The kernel did not let them be read.
-    #[error("capabilities: read")]
-    Read(#[source] Errno),
-    /// The kernel did not let them be dropped.
-    #[error("capabilities: drop")]
-    Drop(#[source] Errno),
-}
-
 /// Checks that the needed capabilities are permitted and drops all others.
-pub fn drop_unneeded() -> Result<(), PrivilegeError> {
+pub fn drop_unneeded() -> Result<(), Refusal> {
     // Both in one call; `caps` makes one for each question.
-    let permitted = rustix::thread::capabilities(None).map_err(PrivilegeError::Read)?.permitted;
+    let permitted = rustix::thread::capabilities(None)
+        .map_err(|reason| Refusal::of("capabilities: read").because(reason))?
+        .permitted;
     let mut kept = CapabilitySet::empty();
     for capability in REQUIRED.into_iter().chain(KEPT) {
         let bit = CapabilitySet::from_bits_retain(capability.bitmask());
         if permitted.contains(bit) {
             kept |= bit;
         } else if REQUIRED.contains(&capability) {
-            return Err(PrivilegeError::Missing { missing: capability });
+            let expected = format!("{capability} to be permitted");
+            return Err(Refusal::of("capabilities").expected(expected).found("it missing"));
         }
     }
     let sets = CapabilitySets { effective: kept, permitted: kept, inheritable: CapabilitySet::empty() };
-    rustix::thread::set_capabilities(None, sets).map_err(PrivilegeError::Drop)
+    rustix::thread::set_capabilities(None, sets).map_err(|reason| Refusal::of("capabilities: drop").because(reason))
 }

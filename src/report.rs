@@ -12,7 +12,6 @@ use miniserde::ser::{Fragment, Map};
 use miniserde::{Deserialize, Serialize, json};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
-use thiserror::Error;
 
 use crate::added::AddedString;
 use crate::cmdline::RequestedImage;
@@ -20,6 +19,7 @@ use crate::firmware::SecureBoot;
 use crate::mount::kernel::Forms;
 use crate::openings::Opening;
 use crate::policy::{Action, Settings, Verification};
+use crate::refusal::Refusal;
 use crate::set_aside::SetAside;
 use crate::stage::Stage;
 use crate::tree::MountRecord;
@@ -112,24 +112,9 @@ pub struct EarlierReport {
     mounts: Option<Vec<MountRecord>>,
 }
 
-/// Why a report cannot be written or read.
-#[derive(Debug, Error)]
-pub enum ReportError {
-    /// A file operation failed.
-    #[error("'{REPORT}'")]
-    File(#[source] io::Error),
-    /// It is too long.
-    #[error("'{REPORT}': expected at most {MAX_REPORT} bytes, found more")]
-    TooLong,
-    /// The content is no report.
-    #[error("'{REPORT}': expected a report, found something else")]
-    Content,
-    /// The report is of another version of the program.
-    #[error("'{REPORT}': expected schema {SCHEMA}, found {found}")]
-    Schema {
-        /// Its version.
-        found: u32,
-    },
+/// A refusal of the report itself.
+fn about() -> Refusal {
+    Refusal::of(format!("'{REPORT}'"))
 }
 
 impl Default for Report {
@@ -224,13 +209,13 @@ impl Report {
     }
 
     /// Writes the report, whole or not at all.
-    pub fn write(&self) -> Result<(), ReportError> {
+    pub fn write(&self) -> Result<(), Refusal> {
         let text = json::to_string(self) + "\n";
         let written = create_new_report().and_then(|mut file| {
             file.write_all(text.as_bytes())?;
             fs::rename(NEW_REPORT, REPORT)
         });
-        written.map_err(ReportError::File)
+        written.map_err(|reason| about().because(reason))
     }
 }
 
@@ -290,7 +275,7 @@ fn create_new_report() -> io::Result<File> {
     let create = || rustix::fs::open(NEW_REPORT, flags, Mode::from_raw_mode(0o644));
     let created = match create() {
         Err(Errno::NOENT) => {
-            create_directory()?;
+            make_directory()?;
             create()
         }
         result => result,
@@ -299,9 +284,9 @@ fn create_new_report() -> io::Result<File> {
 }
 
 /// Remembers that the initramfs was compared with the list of its files.
-pub fn note_comparison() -> io::Result<()> {
+pub fn note_comparison() -> Result<(), Refusal> {
     create_directory()?;
-    File::create(COMPARED).map(drop)
+    File::create(COMPARED).map(drop).map_err(|reason| Refusal::of(format!("'{COMPARED}'")).because(reason))
 }
 
 /// Whether it was, in this boot.
@@ -310,9 +295,9 @@ pub fn was_compared() -> bool {
 }
 
 /// Remembers how the check of the physical root failed.
-pub fn note_fsck(result: &str) -> io::Result<()> {
+pub fn note_fsck(result: &str) -> Result<(), Refusal> {
     create_directory()?;
-    fs::write(FSCK, result)
+    fs::write(FSCK, result).map_err(|reason| Refusal::of(format!("'{FSCK}'")).because(reason))
 }
 
 /// How it failed; `None` if it did not.
@@ -323,36 +308,44 @@ pub fn failed_fsck() -> Option<String> {
 }
 
 /// Makes [`DIRECTORY`] where it is missing.
-pub fn create_directory() -> io::Result<()> {
+pub fn create_directory() -> Result<(), Refusal> {
+    make_directory().map_err(|reason| Refusal::of(format!("'{DIRECTORY}'")).because(reason))
+}
+
+fn make_directory() -> io::Result<()> {
     fs::DirBuilder::new().recursive(true).mode(0o755).create(DIRECTORY)
 }
 
 /// The report that a run in this boot left, if there was one.
-pub fn read_text() -> Result<Option<Vec<u8>>, ReportError> {
+pub fn read_text() -> Result<Option<Vec<u8>>, Refusal> {
     let file = match File::open(Path::new(REPORT)) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(ReportError::File(error)),
+        Err(error) => return Err(about().because(error)),
     };
     let mut text = Vec::new();
-    file.take(MAX_REPORT + 1).read_to_end(&mut text).map_err(ReportError::File)?;
+    file.take(MAX_REPORT + 1).read_to_end(&mut text).map_err(|reason| about().because(reason))?;
     if text.len() as u64 > MAX_REPORT {
-        return Err(ReportError::TooLong);
+        return Err(about().expected(format!("at most {MAX_REPORT} bytes")).found("more"));
     }
     Ok(Some(text))
 }
 
 impl EarlierReport {
     /// Reads what an earlier run in this boot left, if there was one.
-    pub fn read() -> Result<Option<Self>, ReportError> {
+    pub fn read() -> Result<Option<Self>, Refusal> {
         read_text()?.map(|text| Self::parse(&text)).transpose()
     }
 
     /// Parses a report.
-    pub fn parse(text: &[u8]) -> Result<Self, ReportError> {
-        let text = str::from_utf8(text).map_err(|_| ReportError::Content)?;
-        let report: Self = json::from_str(text).map_err(|_| ReportError::Content)?;
-        if report.schema == SCHEMA { Ok(report) } else { Err(ReportError::Schema { found: report.schema }) }
+    pub fn parse(text: &[u8]) -> Result<Self, Refusal> {
+        let no_report = || about().expected("a report").found("something else");
+        let text = str::from_utf8(text).map_err(|_| no_report())?;
+        let report: Self = json::from_str(text).map_err(|_| no_report())?;
+        if report.schema != SCHEMA {
+            return Err(about().expected(format!("schema {SCHEMA}")).found(report.schema));
+        }
+        Ok(report)
     }
 
     /// How the boot was judged.

@@ -3,17 +3,18 @@
 //! An image is found by its digest and by no other name. What a name leads to is measured afterwards
 //! ([`crate::verify`]), so a link in `images/` may lead anywhere below the repository.
 
+use std::fmt::Display;
 use std::fs::File;
 use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use miniserde::{Deserialize, json};
 use rustix::io::Errno;
-use thiserror::Error;
 
 use crate::cmdline::RequestedImage;
 use crate::digest::ImageDigest;
 use crate::lookup::{self, Links, LookupError};
+use crate::refusal::Refusal;
 
 /// The repository's directory below the physical root.
 pub const REPOSITORY: &str = "composefs";
@@ -38,57 +39,14 @@ pub struct UnverifiedImage {
     requested: RequestedImage,
 }
 
-/// Why there is no image to measure.
-#[derive(Debug, Error)]
-pub enum RepositoryError {
-    /// No repository.
-    #[error("repository '{REPOSITORY}'")]
-    Repository(#[source] LookupError),
-    /// The repository's data layer.
-    #[error("repository '{repository}': 'objects'")]
-    Objects {
-        /// The repository's name.
-        repository: String,
-        /// Why.
-        #[source]
-        reason: LookupError,
-    },
-    /// A repository of a later version.
-    #[error("repository '{repository}': 'meta.json': expected version {KNOWN_VERSION} or lower, found {found}")]
-    Version {
-        /// The repository's name.
-        repository: String,
-        /// The version.
-        found: u64,
-    },
-    /// A repository that cannot be read without knowing more.
-    #[error("repository '{repository}': 'meta.json': expected no incompatible features, found {found}")]
-    Features {
-        /// The repository's name.
-        repository: String,
-        /// Their names.
-        found: String,
-    },
-    /// None of the images exists.
-    #[error("image {names}: expected in the repository '{repository}'")]
-    Missing {
-        /// The repository's name.
-        repository: String,
-        /// The names that were looked for.
-        names: String,
-        /// The kernel's reason.
-        #[source]
-        reason: Errno,
-    },
-    /// An image cannot be used.
-    #[error("image '{name}'")]
-    Image {
-        /// Its name.
-        name: String,
-        /// Why.
-        #[source]
-        reason: LookupError,
-    },
+/// About a repository, by its name.
+fn about(repository: &str) -> Refusal {
+    Refusal::of(format!("repository '{repository}'"))
+}
+
+/// An image that cannot be used.
+fn unusable(name: &str, reason: LookupError) -> Refusal {
+    Refusal::of(format!("image '{name}'")).because(reason)
 }
 
 /// The parts of `meta.json` that can say "not for you"; one that makes no sense leaves the other. Whatever else it
@@ -124,24 +82,29 @@ impl Metadata {
 
 impl Repository {
     /// Opens the repository below a physical root and looks whether it is one that we can read.
-    pub fn open(physical_root: impl AsFd) -> Result<Self, RepositoryError> {
-        let directory =
-            lookup::directory(physical_root, REPOSITORY, Links::Beneath).map_err(RepositoryError::Repository)?;
+    pub fn open(physical_root: impl AsFd) -> Result<Self, Refusal> {
+        let directory = lookup::directory(physical_root, REPOSITORY, Links::Beneath)
+            .map_err(|reason| about(REPOSITORY).because(reason))?;
         Self::at(directory, REPOSITORY.into())
     }
 
     /// Takes a directory that is the repository, and looks whether it is one that we can read. `name` is for messages.
-    pub fn at(directory: OwnedFd, name: String) -> Result<Self, RepositoryError> {
+    pub fn at(directory: OwnedFd, name: String) -> Result<Self, Refusal> {
         let repository = Self { directory, name };
         let Metadata { version, incompatible } = repository.metadata().unwrap_or_default();
         if let Some(found) = version.filter(|version| *version > KNOWN_VERSION) {
-            return Err(RepositoryError::Version { repository: repository.name, found });
+            let expected = format!("version {KNOWN_VERSION} or lower");
+            return Err(repository.wrong_metadata(expected, found));
         }
         if !incompatible.is_empty() {
             let found = format!("{incompatible:?}");
-            return Err(RepositoryError::Features { repository: repository.name, found });
+            return Err(repository.wrong_metadata("no incompatible features".into(), found));
         }
         Ok(repository)
+    }
+
+    fn wrong_metadata(&self, expected: String, found: impl Display) -> Refusal {
+        Refusal::of("'meta.json'").expected(expected).found(found).within(about(&self.name))
     }
 
     /// `meta.json`, where it is readable and says anything: it is unsigned, so its absence means nothing.
@@ -153,50 +116,50 @@ impl Repository {
     }
 
     /// The first of `images` that exists. One that exists and cannot be used is an error, never skipped.
-    pub fn find(&self, images: &[RequestedImage]) -> Result<UnverifiedImage, RepositoryError> {
+    pub fn find(&self, images: &[RequestedImage]) -> Result<UnverifiedImage, Refusal> {
         for requested in images {
             let name = image_name(requested.digest());
             match lookup::regular_file(&self.directory, &name, Links::Beneath) {
                 Ok(location) => return Ok(UnverifiedImage { location, requested: requested.clone() }),
                 Err(LookupError::Kernel(Errno::NOENT)) if self.is_absent(&name) => {}
-                Err(reason) => return Err(RepositoryError::Image { name, reason }),
+                Err(reason) => return Err(unusable(&name, reason)),
             }
         }
         let names: Vec<_> = images.iter().map(|image| format!("'{}'", image_name(image.digest()))).collect();
-        let (repository, names) = (self.name.clone(), names.join(" or "));
-        Err(RepositoryError::Missing { repository, names, reason: Errno::NOENT })
+        let expected = format!("in the repository '{}'", self.name);
+        Err(Refusal::of(format!("image {}", names.join(" or "))).expected(expected).because(Errno::NOENT))
     }
 }
 
 /// For tools that look at a repository without booting from it.
 impl Repository {
     /// Opens the image with this digest, which may be anything still; its name too.
-    pub fn open_image(&self, digest: ImageDigest) -> Result<(String, File), RepositoryError> {
+    pub fn open_image(&self, digest: ImageDigest) -> Result<(String, File), Refusal> {
         let name = image_name(digest);
         let opened = lookup::regular_file(&self.directory, &name, Links::Beneath)
             .and_then(|location| Ok(lookup::reopen(location.as_fd())?));
         match opened {
             Ok(file) => Ok((name, file)),
-            Err(reason) => Err(RepositoryError::Image { name, reason }),
+            Err(reason) => Err(unusable(&name, reason)),
         }
     }
 
     /// The directory of objects.
-    pub fn objects(&self) -> Result<OwnedFd, RepositoryError> {
+    pub fn objects(&self) -> Result<OwnedFd, Refusal> {
         objects_of(&self.directory, &self.name)
     }
 }
 
 /// The directory of objects in the repository of a physical root: the data-only layer.
-pub fn objects(physical_root: impl AsFd) -> Result<OwnedFd, RepositoryError> {
-    let repository =
-        lookup::directory(physical_root, REPOSITORY, Links::Beneath).map_err(RepositoryError::Repository)?;
+pub fn objects(physical_root: impl AsFd) -> Result<OwnedFd, Refusal> {
+    let repository = lookup::directory(physical_root, REPOSITORY, Links::Beneath)
+        .map_err(|reason| about(REPOSITORY).because(reason))?;
     objects_of(repository, REPOSITORY)
 }
 
-fn objects_of(repository: impl AsFd, name: &str) -> Result<OwnedFd, RepositoryError> {
+fn objects_of(repository: impl AsFd, name: &str) -> Result<OwnedFd, Refusal> {
     lookup::directory(repository, "objects", Links::Beneath)
-        .map_err(|reason| RepositoryError::Objects { repository: name.into(), reason })
+        .map_err(|reason| Refusal::of("'objects'").because(reason).within(about(name)))
 }
 
 /// An image's name below the repository, for look-ups and messages.

@@ -13,10 +13,7 @@ mod walk;
 use std::fmt;
 
 use miniserde::Serialize;
-use thiserror::Error;
 
-use crate::inputs::InputError;
-use crate::lookup::LookupError;
 use crate::names::names;
 pub(crate) use walk::{Layers, REJECTED, set_aside};
 
@@ -84,41 +81,6 @@ pub struct SetAside {
 struct Named {
     path: String,
     reason: Reason,
-}
-
-/// Why it is not known that only what is listed is left.
-#[derive(Debug, Error)]
-pub enum KeepError {
-    /// More than anyone looks through.
-    #[error("state directory '{name}': expected at most {MAX_ENTRIES} entries (etc.keep), found more")]
-    TooMany {
-        /// The upper layer.
-        name: String,
-    },
-    /// Deeper than anyone looks.
-    #[error("state directory '{name}': expected at most {MAX_DEPTH} levels of directories (etc.keep), found more")]
-    TooDeep {
-        /// The upper layer.
-        name: String,
-    },
-    /// The upper layer itself.
-    #[error("state directory '{name}': expected no attributes of its own (etc.keep), found some")]
-    Attributes {
-        /// The upper layer.
-        name: String,
-    },
-    /// An entry that can neither be looked at nor be moved.
-    #[error("state directory '{name}'")]
-    Entry {
-        /// Its path on the physical root.
-        name: String,
-        /// Why.
-        #[source]
-        reason: LookupError,
-    },
-    /// The folder has no name.
-    #[error(transparent)]
-    Boot(#[from] InputError),
 }
 
 impl SetAside {

@@ -8,12 +8,11 @@ use std::path::{Path, PathBuf};
 use miniserde::{Deserialize, Serialize};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
-use thiserror::Error;
 
-use crate::lookup::LookupError;
 use crate::mount::Kernel;
-use crate::mount::root::{self, RootError, RootOrigin};
-use crate::mount::table::{self, Mount, TableError, Tree};
+use crate::mount::root::{self, RootOrigin};
+use crate::mount::table::{self, Mount, Tree};
+use crate::refusal::Refusal;
 
 /// One mount of the tree.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,77 +34,14 @@ pub struct MountRecord {
     options: Vec<String>,
 }
 
-/// Why the tree cannot be told, or is not the one that was recorded.
-#[derive(Debug, Error)]
-pub enum TreeError {
-    /// The kernel's table.
-    #[error("mounts at '{}'", path.display())]
-    Table {
-        /// The new root.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        reason: TableError,
-    },
-    /// The root is not what it was made to be.
-    #[error(transparent)]
-    Root(#[from] RootError),
-    /// A mount of the tree cannot be looked at.
-    #[error("mount '{}'", path.display())]
-    Kernel {
-        /// The mount point.
-        path: PathBuf,
-        /// The kernel's reason.
-        #[source]
-        reason: Errno,
-    },
-    /// Nothing is mounted there.
-    #[error("mount '{}': expected the sealed root, found no mount", path.display())]
-    Nothing {
-        /// The new root.
-        path: PathBuf,
-    },
-    /// A mount is hidden by another at the same place.
-    #[error("mount '{}': expected one mount, found another on top of it", path.display())]
-    Covered {
-        /// The mount point.
-        path: PathBuf,
-    },
-    /// A recorded mount is not there, or is another now.
-    #[error("mount '{}': expected {expected}, found {found}", path.display())]
-    Changed {
-        /// The mount point, from the new root.
-        path: PathBuf,
-        /// What was recorded.
-        expected: String,
-        /// What is there.
-        found: String,
-    },
-    /// A mount that was not recorded covers sealed content.
-    #[error("mount '{}': expected no mount over sealed content, found {found}", path.display())]
-    Foreign {
-        /// The mount point, from the new root.
-        path: PathBuf,
-        /// What is mounted.
-        found: String,
-    },
-    /// A mount is where systemd would put what it takes along from the initramfs.
-    #[error("mount '{}': expected the initramfs's own or none, found {found}", path.display())]
-    NotTakenAlong {
-        /// The mount point, from the new root.
-        path: PathBuf,
-        /// What is mounted.
-        found: String,
-    },
-    /// The sealed directory below a mount cannot be looked at.
-    #[error("mount '{}': sealed directory below it", path.display())]
-    Below {
-        /// The mount point, from the new root.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        reason: LookupError,
-    },
+/// About a mount, by its mount point from the new root.
+fn about(point: &Path) -> Refusal {
+    Refusal::of(format!("mount '{}'", point.display()))
+}
+
+/// A mount that is hidden by another at the same place.
+fn covered(point: &Path) -> Refusal {
+    about(point).expected("one mount").found("another on top of it")
 }
 
 /// Records the mounts at `path` that the boot program made itself: `own` has their points and their identifiers, the
@@ -116,7 +52,7 @@ pub fn record(
     own: &[(&'static str, u64)],
     promised: Option<&RootOrigin>,
     kernel: &Kernel,
-) -> Result<Vec<MountRecord>, TreeError> {
+) -> Result<Vec<MountRecord>, Refusal> {
     let tree = tree(path, kernel)?;
     if let Some(origin) = promised {
         root::check_options(&tree.root, &origin.source(), origin.verification())?;
@@ -125,8 +61,8 @@ pub fn record(
     let records: Vec<_> =
         [&tree.root].into_iter().chain(&tree.below).filter(is_own).map(|mount| MountRecord::new(mount, path)).collect();
     if let Some((point, id)) = own.iter().find(|(_, id)| !records.iter().any(|record| record.id == *id)) {
-        let (expected, found) = (format!("mount {id}, just made"), "another mount or none".into());
-        return Err(TreeError::Changed { path: Path::new("/").join(point), expected, found });
+        let expected = format!("mount {id}, just made");
+        return Err(about(&Path::new("/").join(point)).expected(expected).found("another mount or none"));
     }
     judge(path, &tree, &records)?;
     Ok(records)
@@ -135,18 +71,18 @@ pub fn record(
 /// Compares the tree at `path` with what was recorded. A further mount is harmless outside sealed content and over an
 /// empty directory of the sealed root that is not below /usr or /etc, whose content is used by its name alone. Over what
 /// systemd takes along from the initramfs (/run, /dev, /proc, /sys), it must be the initramfs's own.
-pub fn compare(path: &Path, recorded: &[MountRecord], kernel: &Kernel) -> Result<(), TreeError> {
+pub fn compare(path: &Path, recorded: &[MountRecord], kernel: &Kernel) -> Result<(), Refusal> {
     judge(path, &tree(path, kernel)?, recorded)
 }
 
-fn judge(path: &Path, tree: &Tree, recorded: &[MountRecord]) -> Result<(), TreeError> {
+fn judge(path: &Path, tree: &Tree, recorded: &[MountRecord]) -> Result<(), Refusal> {
     let mut missing: Vec<_> = recorded.iter().collect();
     expect(&mut missing, &MountRecord::new(&tree.root, path))?;
     for mount in &tree.below {
         let point = new_root_path(mount, path);
         if recorded.iter().any(|record| Path::new(&record.point) == point) {
             if mount.id.is_none() {
-                return Err(TreeError::Covered { path: point });
+                return Err(covered(&point));
             }
             expect(&mut missing, &MountRecord::new(mount, path))?;
         } else {
@@ -160,26 +96,27 @@ fn judge(path: &Path, tree: &Tree, recorded: &[MountRecord]) -> Result<(), TreeE
 }
 
 /// The mounts at `path`, which must be one, and those below it.
-fn tree(path: &Path, kernel: &Kernel) -> Result<Tree, TreeError> {
-    let tree = table::tree(path, kernel).map_err(|reason| TreeError::Table { path: path.into(), reason })?;
+fn tree(path: &Path, kernel: &Kernel) -> Result<Tree, Refusal> {
+    let tree = table::tree(path, kernel)
+        .map_err(|reason| Refusal::of(format!("mounts at '{}'", path.display())).because(reason))?;
     if tree.root.point != path {
-        return Err(TreeError::Nothing { path: path.into() });
+        return Err(about(path).expected("the sealed root").found("no mount"));
     }
     if tree.root.parent != tree.above {
-        return Err(TreeError::Covered { path: "/".into() });
+        return Err(covered(Path::new("/")));
     }
     Ok(tree)
 }
 
 /// Takes a mount that was found off the list of those that were recorded.
-fn expect(missing: &mut Vec<&MountRecord>, found: &MountRecord) -> Result<(), TreeError> {
+fn expect(missing: &mut Vec<&MountRecord>, found: &MountRecord) -> Result<(), Refusal> {
     match missing.iter().position(|record| record.point == found.point) {
         Some(index) if missing.get(index).is_some_and(|record| *record == found) => {
             missing.swap_remove(index);
             Ok(())
         }
         Some(index) => Err(missing.swap_remove(index).changed(found.describe())),
-        None => Err(TreeError::Covered { path: found.point.clone().into() }),
+        None => Err(covered(Path::new(&found.point))),
     }
 }
 
@@ -209,8 +146,8 @@ impl MountRecord {
         self.filesystem == "overlay"
     }
 
-    fn changed(&self, found: String) -> TreeError {
-        TreeError::Changed { path: self.point.clone().into(), expected: self.describe(), found }
+    fn changed(&self, found: String) -> Refusal {
+        about(Path::new(&self.point)).expected(self.describe()).found(found)
     }
 
     /// For messages.
@@ -227,8 +164,8 @@ fn new_root_path(mount: &Mount, path: &Path) -> PathBuf {
 }
 
 /// The identifier of the mount at `path`.
-pub fn root_id(path: &Path, kernel: &Kernel) -> Result<u64, TreeError> {
-    let failed = |reason| TreeError::Kernel { path: path.into(), reason };
+pub fn root_id(path: &Path, kernel: &Kernel) -> Result<u64, Refusal> {
+    let failed = |reason| about(path).because(reason);
     open(path).and_then(|root| table::id(root, kernel)).map_err(failed)
 }
 

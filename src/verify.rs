@@ -1,20 +1,18 @@
 //! The kernel's measurement of an image: the only way to a [`VerifiedImage`].
 
-use std::error::Error;
 use std::fmt;
 use std::fs::File;
-use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use rustix::io::Errno;
-use thiserror::Error;
 
 use crate::cmdline::RequestedImage;
 use crate::config::MissingVerity;
 use crate::digest::{Algorithm, ImageDigest};
-use crate::enable::{self, EnableError};
+use crate::enable::{self, NotEnabled};
 use crate::mount::Kernel;
 use crate::policy::{Policy, Verification};
+use crate::refusal::Refusal;
 use crate::repository::{UnverifiedImage, image_name};
 use crate::sys::verity;
 use crate::unmeasured::{Limits, UnmeasuredError};
@@ -72,66 +70,39 @@ impl AcceptedImage {
     }
 }
 
-/// Why an image is not the one that was asked for.
-#[derive(Debug)]
-pub struct VerifyError {
-    name: String,
-    expected: ImageDigest,
-    found: Box<Found>,
-}
-
-impl fmt::Display for VerifyError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { name, expected, found } = self;
-        if let Found::Unmeasurable(error) = &**found {
-            return write!(f, "image '{name}': {error}");
-        }
-        write!(f, "image '{name}': expected {expected}, {found}")
-    }
-}
-
-impl Error for VerifyError {
-    fn source(&self) -> Option<&(dyn Error + 'static)> {
-        self.found.source()
-    }
-}
-
-/// What was there instead of the image.
-#[derive(Debug, Error)]
-pub enum Found {
-    /// The kernel would not open the file: its fs-verity metadata is damaged, or the disk is.
-    #[error("found a file that cannot be opened (damaged fs-verity metadata?)")]
-    Closed(#[source] Errno),
+/// What is in the place of an image.
+enum ImageIs {
     /// A file without fs-verity.
-    #[error("found a file without fs-verity")]
-    NoVerity(#[source] Errno),
-    /// A file without fs-verity that could not be given it.
-    #[error("found a file without fs-verity")]
-    NotEnabled(#[source] EnableError),
-    /// A filesystem without fs-verity.
-    #[error("found a filesystem without fs-verity, {filesystem}")]
-    Unsupported {
-        /// The filesystem's type, and what would have to be different.
-        filesystem: String,
-        /// The kernel's reason.
-        #[source]
-        reason: Errno,
-    },
-    /// The measurement failed in another way.
-    #[error("found no measurement")]
-    Unmeasured(#[source] Errno),
-    /// Another file.
-    #[error("measured {0}")]
-    Measured(String),
-    /// A file for an unverified boot that cannot be read.
-    #[error("found a file that cannot be read")]
-    Unread(#[source] io::Error),
-    /// A file without fs-verity that is not read to its end.
-    #[error(transparent)]
-    Unmeasurable(UnmeasuredError),
-    /// Another file, in an unverified boot.
-    #[error("computed {0}")]
-    Computed(ImageDigest),
+    WithoutVerity(Errno),
+    /// A file on a filesystem that has no fs-verity: its type, and what would have to be different.
+    OnOtherFilesystem(String, Errno),
+    /// Nothing that any policy accepts.
+    Refused(Refusal),
+}
+
+impl From<Refusal> for ImageIs {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal)
+    }
+}
+
+/// About an image, by its name.
+fn about(image: &UnverifiedImage) -> Refusal {
+    Refusal::of(format!("image '{}'", image_name(image.requested().digest())))
+}
+
+/// An image that is not what was asked for.
+fn wrong(image: &UnverifiedImage) -> Refusal {
+    about(image).expected(image.requested().digest().to_string())
+}
+
+/// A file that is not read to its end.
+fn unmeasurable(image: &UnverifiedImage, reason: UnmeasuredError) -> Refusal {
+    about(image).but(reason.to_string())
+}
+
+fn without_verity(image: &UnverifiedImage) -> Refusal {
+    wrong(image).found("a file without fs-verity")
 }
 
 /// Has the kernel measure an image and compares algorithm and digest with what was asked for. `mounted` is the
@@ -144,66 +115,70 @@ pub fn verify(
     mounted: BorrowedFd<'_>,
     kernel: &Kernel,
     limits: &Limits,
-) -> Result<AcceptedImage, VerifyError> {
-    accept(image, policy, mounted, kernel, limits).map_err(|found| VerifyError {
-        name: image_name(image.requested().digest()),
-        expected: image.requested().digest(),
-        found: found.into(),
-    })
-}
-
-fn accept(
-    image: &UnverifiedImage,
-    policy: &Policy,
-    mounted: BorrowedFd<'_>,
-    kernel: &Kernel,
-    limits: &Limits,
-) -> Result<AcceptedImage, Found> {
+) -> Result<AcceptedImage, Refusal> {
+    let unverified = policy.verification() == Verification::AllowUnverified;
     match measure_image(image) {
-        Err(Found::NoVerity(_)) if *policy.settings().missing_verity.value() == MissingVerity::Enable => {
-            enable::enable(image, mounted, kernel, limits).map_err(|error| match error {
-                EnableError::Limit(error) => Found::Unmeasurable(error),
-                error => Found::NotEnabled(error),
+        Ok(verified) => Ok(AcceptedImage::Verified(verified)),
+        Err(ImageIs::WithoutVerity(_)) if *policy.settings().missing_verity.value() == MissingVerity::Enable => {
+            enable::enable(image, mounted, kernel, limits).map_err(|reason| match reason {
+                NotEnabled::Limit(reason) => unmeasurable(image, reason),
+                NotEnabled::Refused(reason) => without_verity(image).because(reason),
             })?;
             log::info!("image '{}': fs-verity enabled", image_name(image.requested().digest()));
-            measure_image(image).map(AcceptedImage::Verified)
+            measure_image(image).map(AcceptedImage::Verified).map_err(|found| found.refused(image))
         }
-        Err(Found::NoVerity(_) | Found::Unsupported { .. })
-            if policy.verification() == Verification::AllowUnverified =>
-        {
+        Err(ImageIs::WithoutVerity(_) | ImageIs::OnOtherFilesystem(..)) if unverified => {
             accept_without_verity(image, limits).map(AcceptedImage::WithoutVerity)
         }
-        measured => measured.map(AcceptedImage::Verified),
+        Err(found) => Err(found.refused(image)),
     }
 }
 
+impl ImageIs {
+    fn refused(self, image: &UnverifiedImage) -> Refusal {
+        match self {
+            Self::WithoutVerity(reason) => without_verity(image).because(reason),
+            Self::OnOtherFilesystem(filesystem, reason) => {
+                wrong(image).found(format_args!("a filesystem without fs-verity, {filesystem}")).because(reason)
+            }
+            Self::Refused(refusal) => refusal,
+        }
+    }
+}
+
+/// Opens the file, which has the kernel load its fs-verity descriptor.
+fn open(image: &UnverifiedImage) -> Result<File, Refusal> {
+    let found = "a file that cannot be opened (damaged fs-verity metadata?)";
+    image.open().map_err(|reason| wrong(image).found(found).because(reason))
+}
+
 /// By the kernel's word.
-fn measure_image(image: &UnverifiedImage) -> Result<VerifiedImage, Found> {
-    let file = image.open().map_err(Found::Closed)?;
+fn measure_image(image: &UnverifiedImage) -> Result<VerifiedImage, ImageIs> {
+    let file = open(image)?;
     match measure(&file) {
         Ok(measured) if measured.is(image.requested().digest()) => {
             Ok(VerifiedImage { file, requested: image.requested().clone() })
         }
-        Ok(measured) => Err(Found::Measured(measured.to_string())),
-        Err(reason @ Errno::NODATA) => Err(Found::NoVerity(reason)),
+        Ok(measured) => Err(wrong(image).but(format!("measured {measured}")).into()),
+        Err(reason @ Errno::NODATA) => Err(ImageIs::WithoutVerity(reason)),
         Err(reason @ (Errno::NOTTY | Errno::OPNOTSUPP)) => {
-            Err(Found::Unsupported { filesystem: filesystem_without_verity(&file), reason })
+            Err(ImageIs::OnOtherFilesystem(filesystem_without_verity(&file), reason))
         }
-        Err(reason) => Err(Found::Unmeasured(reason)),
+        Err(reason) => Err(wrong(image).found("no measurement").because(reason).into()),
     }
 }
 
 /// For an unverified boot: by the digest in user space, against accidents. Whoever can change the disk is not kept from
 /// that.
-fn accept_without_verity(image: &UnverifiedImage, limits: &Limits) -> Result<ImageWithoutVerity, Found> {
+fn accept_without_verity(image: &UnverifiedImage, limits: &Limits) -> Result<ImageWithoutVerity, Refusal> {
     let requested = image.requested().clone();
-    let file = image.open().map_err(Found::Closed)?;
+    let file = open(image)?;
     let computed = limits.image_digest(&file, requested.digest().algorithm()).map_err(|error| match error {
-        UnmeasuredError::Read(reason) => Found::Unread(reason),
-        error => Found::Unmeasurable(error),
+        UnmeasuredError::Read(reason) => wrong(image).found("a file that cannot be read").because(reason),
+        error => unmeasurable(image, error),
     })?;
     if computed != requested.digest() {
-        return Err(Found::Computed(computed));
+        return Err(wrong(image).but(format!("computed {computed}")));
     }
     Ok(ImageWithoutVerity { file, requested })
 }

@@ -5,47 +5,34 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::{AtFlags, FileType};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 use sha2::{Digest, Sha256};
-use thiserror::Error;
 
 use super::{Content, DIGEST, Entry, Kind, Manifest, PERMISSIONS};
 use crate::lookup::{self, kind_name};
+use crate::refusal::Refusal;
 
 /// How much is read and hashed at a time, in bytes.
 const CHUNK: usize = 64 << 10;
 
-/// How a file tree differs from the list of its files: the first difference.
-#[derive(Debug, Error)]
-pub enum TreeError {
-    /// A file is another than the list says, or is not listed, or is missing.
-    #[error("initramfs: '/{path}': expected {expected}, found {found}")]
-    Difference {
-        /// The file.
-        path: String,
-        /// What the list says.
-        expected: String,
-        /// What is there.
-        found: String,
-    },
-    /// A file cannot be looked at.
-    #[error("initramfs: '/{path}'")]
-    Kernel {
-        /// The file.
-        path: String,
-        /// The kernel's reason.
-        #[source]
-        reason: io::Error,
-    },
+/// A file cannot be looked at.
+fn failed(path: &str, reason: impl Into<io::Error>) -> Refusal {
+    Refusal::of(format!("initramfs: '/{path}'")).because(reason.into())
 }
 
 /// Compares everything below a directory, on its own filesystem. PID 1 may have mounted some of that once more, to protect it.
-pub fn compare(root: BorrowedFd<'_>, manifest: &Manifest) -> Result<(), TreeError> {
-    let device =
-        rustix::fs::fstat(root).map_err(|reason| TreeError::Kernel { path: String::new(), reason: reason.into() })?;
+pub fn compare(root: BorrowedFd<'_>, manifest: &Manifest) -> Result<(), Refusal> {
+    let device = rustix::fs::fstat(root).map_err(|reason| failed("", reason))?;
     let mut tree = Tree { root, device: device.st_dev, manifest, buffer: vec![0; CHUNK] };
     manifest.entries().try_for_each(|(path, entry)| tree.compare(path, entry))
+}
+
+/// Compares the root filesystem of this process.
+pub fn compare_root(manifest: &Manifest) -> Result<(), Refusal> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let root = rustix::fs::open("/", flags, Mode::empty()).map_err(|reason| failed("", reason))?;
+    compare(root.as_fd(), manifest)
 }
 
 struct Tree<'a> {
@@ -56,9 +43,8 @@ struct Tree<'a> {
 }
 
 impl Tree<'_> {
-    fn compare(&mut self, path: &str, entry: &Entry) -> Result<(), TreeError> {
-        let failed = |reason: io::Error| TreeError::Kernel { path: path.into(), reason };
-        let kernel = |reason: Errno| failed(reason.into());
+    fn compare(&mut self, path: &str, entry: &Entry) -> Result<(), Refusal> {
+        let kernel = |reason: Errno| failed(path, reason);
         let fd = match lookup::entry_or_mount(self.root, if path.is_empty() { "." } else { path }) {
             Ok(fd) => fd,
             Err(Errno::NOENT) if entry.optional => return Ok(()),
@@ -89,7 +75,7 @@ impl Tree<'_> {
                 }
                 let Some(digest) = digest else { return Ok(()) };
                 let file = lookup::reopen(fd.as_fd()).map_err(kernel)?;
-                if hash(file, &mut self.buffer).map_err(failed)? != *digest {
+                if hash(file, &mut self.buffer).map_err(|reason| failed(path, reason))? != *digest {
                     return Err(difference(path, "the content that was sealed", "another"));
                 }
                 Ok(())
@@ -107,8 +93,8 @@ impl Tree<'_> {
 }
 
 /// Whether a directory has an entry that is not listed.
-fn look_for_more(directory: &OwnedFd, manifest: &Manifest, path: &str) -> Result<(), TreeError> {
-    let kernel = |reason: Errno| TreeError::Kernel { path: path.into(), reason: reason.into() };
+fn look_for_more(directory: &OwnedFd, manifest: &Manifest, path: &str) -> Result<(), Refusal> {
+    let kernel = |reason: Errno| failed(path, reason);
     for entry in lookup::entries(directory).map_err(kernel)? {
         let entry = entry.map_err(kernel)?;
         let name = entry.file_name().to_bytes();
@@ -126,8 +112,8 @@ fn look_for_more(directory: &OwnedFd, manifest: &Manifest, path: &str) -> Result
     Ok(())
 }
 
-fn difference(path: &str, expected: impl Display, found: impl Display) -> TreeError {
-    TreeError::Difference { path: path.into(), expected: expected.to_string(), found: found.to_string() }
+fn difference(path: &str, expected: impl Display, found: impl Display) -> Refusal {
+    Refusal::of(format!("initramfs: '/{path}'")).expected(expected.to_string()).found(found)
 }
 
 fn hash(mut file: File, buffer: &mut [u8]) -> io::Result<[u8; DIGEST]> {

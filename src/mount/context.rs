@@ -8,6 +8,7 @@ use thiserror::Error;
 
 use super::kernel::{Kernel, LayerForm};
 use crate::lookup;
+use crate::refusal::Refusal;
 
 /// The kernel keeps eight messages for a context (`struct fc_log`).
 const MAX_MESSAGES: usize = 8;
@@ -38,6 +39,12 @@ impl FsError {
     /// The same error, where it is known what the step failed for.
     pub(super) fn because(self, step: String) -> Self {
         Self { step, ..self }
+    }
+}
+
+impl From<FsError> for Refusal {
+    fn from(error: FsError) -> Self {
+        Self::of(error.to_string()).because(error.reason)
     }
 }
 

@@ -9,11 +9,11 @@ use std::time::Duration;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::MountAttrFlags;
-use thiserror::Error;
 
 use super::kernel::ErofsSource;
 use super::{FsContext, FsError, INERT, Kernel};
 use crate::lookup;
+use crate::refusal::Refusal;
 use crate::sys::loop_device;
 
 const LOOP_CONTROL: &str = "/dev/loop-control";
@@ -23,34 +23,23 @@ const ATTEMPTS: usize = 64;
 const NODE_ATTEMPTS: usize = 200;
 const NODE_PAUSE: Duration = Duration::from_millis(10);
 
-/// Why an image could not be mounted.
-#[derive(Debug, Error)]
-pub enum ErofsError {
-    /// The kernel's own mount.
-    #[error(transparent)]
-    Filesystem(#[from] FsError),
-    /// No loop devices.
-    #[error(
-        "erofs: '{LOOP_CONTROL}': expected the module 'loop' in the initramfs (the dracut module 'sealroot' puts it \
-         there) or CONFIG_BLK_DEV_LOOP=y, found neither (needed where EROFS cannot be mounted from a file, as before \
-         Linux 6.12)"
-    )]
-    NoLoopDevices(#[source] Errno),
-    /// The loop device that a kernel without EROFS from files needs.
-    #[error("erofs: loop device '{name}': {step}")]
-    Loop {
-        /// The device.
-        name: String,
-        /// What was tried.
-        step: &'static str,
-        /// The kernel's reason.
-        #[source]
-        reason: Errno,
-    },
+/// A step with a loop device, or with what gives one.
+fn failed(name: &str, step: &'static str) -> impl Fn(Errno) -> Refusal {
+    move |reason| Refusal::of(format!("erofs: loop device '{name}': {step}")).because(reason)
+}
+
+/// A kernel without loop devices.
+fn no_loop_devices(reason: Errno) -> Refusal {
+    Refusal::of(format!("erofs: '{LOOP_CONTROL}'"))
+        .expected(
+            "the module 'loop' in the initramfs (the dracut module 'sealroot' puts it there) or CONFIG_BLK_DEV_LOOP=y",
+        )
+        .found("neither (needed where EROFS cannot be mounted from a file, as before Linux 6.12)")
+        .because(reason)
 }
 
 /// Mounts an image, attached nowhere.
-pub(super) fn mount(image: BorrowedFd<'_>, kernel: &Kernel) -> Result<OwnedFd, ErofsError> {
+pub(super) fn mount(image: BorrowedFd<'_>, kernel: &Kernel) -> Result<OwnedFd, Refusal> {
     if kernel.forms().erofs == ErofsSource::File {
         match mount_source(image) {
             // Before Linux 6.12, and where CONFIG_EROFS_FS_BACKED_BY_FILE is off.
@@ -60,8 +49,8 @@ pub(super) fn mount(image: BorrowedFd<'_>, kernel: &Kernel) -> Result<OwnedFd, E
     }
     let control = match open(LOOP_CONTROL, OFlags::RDWR) {
         Ok(control) => control,
-        Err(reason @ (Errno::NOENT | Errno::NXIO | Errno::NODEV)) => return Err(ErofsError::NoLoopDevices(reason)),
-        Err(reason) => return Err(ErofsError::Loop { name: LOOP_CONTROL.into(), step: "open", reason }),
+        Err(reason @ (Errno::NOENT | Errno::NXIO | Errno::NODEV)) => return Err(no_loop_devices(reason)),
+        Err(reason) => return Err(failed(LOOP_CONTROL, "open")(reason)),
     };
     // The device clears itself when it is closed here, unless it is mounted by then.
     let device = attach_loop_device(control.as_fd(), image)?;
@@ -75,25 +64,17 @@ fn mount_source(source: BorrowedFd<'_>) -> Result<OwnedFd, FsError> {
     context.mount(INERT.union(MountAttrFlags::MOUNT_ATTR_RDONLY))
 }
 
-fn attach_loop_device(control: BorrowedFd<'_>, image: BorrowedFd<'_>) -> Result<OwnedFd, ErofsError> {
+fn attach_loop_device(control: BorrowedFd<'_>, image: BorrowedFd<'_>) -> Result<OwnedFd, Refusal> {
     let mut attempts = ATTEMPTS;
     let mut node_attempts = NODE_ATTEMPTS;
     loop {
-        let number = loop_device::free_number(control).map_err(|reason| ErofsError::Loop {
-            name: LOOP_CONTROL.into(),
-            step: "find a free device",
-            reason,
-        })?;
+        let number = loop_device::free_number(control).map_err(failed(LOOP_CONTROL, "find a free device"))?;
         let name = format!("/dev/loop{number}");
-        let failed = |step| {
-            let name = name.clone();
-            move |reason| ErofsError::Loop { name, step, reason }
-        };
-        let device = open_node(&name, &mut node_attempts).map_err(failed("open"))?;
+        let device = open_node(&name, &mut node_attempts).map_err(failed(&name, "open"))?;
         match loop_device::configure(&device, image) {
             Ok(()) => return Ok(device),
             Err(Errno::BUSY) if attempts > 0 => attempts -= 1,
-            Err(reason) => return Err(failed("configure")(reason)),
+            Err(reason) => return Err(failed(&name, "configure")(reason)),
         }
     }
 }

@@ -4,13 +4,14 @@
 
 use std::ffi::OsString;
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::Read;
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 use std::str;
 
-use thiserror::Error;
+use crate::refusal::Refusal;
 
+const MOUNTINFO: &str = "/proc/thread-self/mountinfo";
 /// A mount table that is longer is nobody's honest work, in bytes.
 const MAX_TABLE: u64 = 16 * 1024 * 1024;
 
@@ -33,36 +34,27 @@ pub struct Line {
     pub options: Vec<String>,
 }
 
-/// Why the table cannot be used.
-#[derive(Debug, Error)]
-pub enum MountinfoError {
-    /// It cannot be read.
-    #[error("/proc/thread-self/mountinfo")]
-    Read(#[source] io::Error),
-    /// A line is not of the documented form.
-    #[error("/proc/thread-self/mountinfo: expected lines of at least ten fields, found '{found}'")]
-    Line {
-        /// The line, made printable.
-        found: String,
-    },
-}
-
 /// Reads the mount table of this thread.
-pub fn read() -> Result<Vec<Line>, MountinfoError> {
+pub fn read() -> Result<Vec<Line>, Refusal> {
     let mut table = Vec::new();
-    File::open("/proc/thread-self/mountinfo")
+    File::open(MOUNTINFO)
         .and_then(|file| file.take(MAX_TABLE).read_to_end(&mut table))
-        .map_err(MountinfoError::Read)?;
+        .map_err(|reason| Refusal::of(MOUNTINFO).because(reason))?;
     parse(&table)
 }
 
 /// Parses a whole table.
-pub fn parse(table: &[u8]) -> Result<Vec<Line>, MountinfoError> {
+pub fn parse(table: &[u8]) -> Result<Vec<Line>, Refusal> {
     table
         .split(|byte| *byte == b'\n')
         .filter(|line| !line.is_empty())
-        .map(|line| parse_line(line).ok_or_else(|| MountinfoError::Line { found: line.escape_ascii().to_string() }))
+        .map(|line| parse_line(line).ok_or_else(|| wrong(line)))
         .collect()
+}
+
+fn wrong(line: &[u8]) -> Refusal {
+    let found = format_args!("'{}'", line.escape_ascii());
+    Refusal::of(MOUNTINFO).expected("lines of at least ten fields").found(found)
 }
 
 fn parse_line(line: &[u8]) -> Option<Line> {
@@ -145,7 +137,8 @@ mod tests {
             b"22\n",
             b"99999999999999999999999 28 0:21 / /sys rw - sysfs sysfs rw\n",
         ] {
-            assert!(matches!(parse(table), Err(MountinfoError::Line { .. })), "{}", table.escape_ascii());
+            let message = parse(table).unwrap_err().to_string();
+            assert!(message.contains("expected lines of at least ten fields"), "{}: {message}", table.escape_ascii());
         }
         assert!(parse(b"").unwrap().is_empty());
     }

@@ -6,17 +6,17 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::StatVfsMountFlags;
 use rustix::io::Errno;
 use rustix::mount::MountAttrFlags;
-use thiserror::Error;
 
-use super::erofs::{self, ErofsError};
-use super::table::{self, Mount, TableError};
-use super::workbench::{Workbench, WorkbenchError};
-use super::{FsContext, FsError, INERT, Kernel, clone_tree, overlay};
+use super::erofs;
+use super::table::{self, Mount};
+use super::workbench::Workbench;
+use super::{FsContext, INERT, Kernel, clone_tree, overlay};
 use crate::cmdline::RequestedImage;
 use crate::digest::ImageDigest;
 use crate::objects::CheckedImage;
 use crate::policy::Verification;
-use crate::repository::{self, RepositoryError};
+use crate::refusal::Refusal;
+use crate::repository;
 
 /// The one filesystem with fs-verity that a reconfiguration takes its options from (as of Linux 7.2); ext4 and btrfs
 /// keep those that they have.
@@ -53,45 +53,16 @@ pub struct SealedLayers {
     objects: OwnedFd,
 }
 
-/// Why there is no sealed root.
-#[derive(Debug, Error)]
-pub enum RootError {
-    /// The physical root could not be copied.
-    #[error("physical root: private copy of the mount")]
-    Physical(#[source] Errno),
-    /// The physical root could not be looked at.
-    #[error("physical root: statvfs")]
-    Statvfs(#[source] Errno),
-    /// A place to work in.
-    #[error(transparent)]
-    Workbench(#[from] WorkbenchError),
-    /// The directory of objects.
-    #[error(transparent)]
-    Repository(#[from] RepositoryError),
-    /// A filesystem could not be mounted.
-    #[error(transparent)]
-    Filesystem(#[from] FsError),
-    /// The image could not be mounted.
-    #[error(transparent)]
-    Erofs(#[from] ErofsError),
-    /// The kernel could not be asked.
-    #[error(transparent)]
-    Table(#[from] TableError),
-    /// What is mounted is not what was asked for.
-    #[error("sealed root: expected {expected}, found {found}")]
-    Options {
-        /// What the mount must have, or must not have.
-        expected: String,
-        /// What it has.
-        found: String,
-    },
+/// The physical root could not be copied.
+fn not_copied(reason: Errno) -> Refusal {
+    Refusal::of("physical root: private copy of the mount").because(reason)
 }
 
 impl<'a> PhysicalRoot<'a> {
     /// Takes the mount that `mounted`, the directory /sysroot, lies on.
-    pub fn new(mounted: BorrowedFd<'a>) -> Result<Self, RootError> {
+    pub fn new(mounted: BorrowedFd<'a>) -> Result<Self, Refusal> {
         let read_only = INERT.union(MountAttrFlags::MOUNT_ATTR_RDONLY);
-        let copy = clone_tree(mounted, read_only, MountAttrFlags::empty()).map_err(RootError::Physical)?;
+        let copy = clone_tree(mounted, read_only, MountAttrFlags::empty()).map_err(not_copied)?;
         Ok(Self { mounted, copy })
     }
 
@@ -108,14 +79,15 @@ impl<'a> PhysicalRoot<'a> {
 
 /// A private copy of the mount that `mounted`, the directory /sysroot, lies on, for writing. The filesystem is made
 /// writable where it was mounted read-only; each mount of it decides for itself.
-pub fn writable_copy(mounted: BorrowedFd<'_>, kernel: &Kernel) -> Result<OwnedFd, RootError> {
+pub fn writable_copy(mounted: BorrowedFd<'_>, kernel: &Kernel) -> Result<OwnedFd, Refusal> {
     make_writable(mounted, kernel)?;
-    clone_tree(mounted, INERT, MountAttrFlags::MOUNT_ATTR_RDONLY).map_err(RootError::Physical)
+    clone_tree(mounted, INERT, MountAttrFlags::MOUNT_ATTR_RDONLY).map_err(not_copied)
 }
 
 /// Clears read-only from the filesystem of the physical root where it was mounted so.
-pub fn make_writable(mounted: BorrowedFd<'_>, kernel: &Kernel) -> Result<(), RootError> {
-    let found = rustix::fs::fstatvfs(mounted).map_err(RootError::Statvfs)?;
+pub fn make_writable(mounted: BorrowedFd<'_>, kernel: &Kernel) -> Result<(), Refusal> {
+    let found =
+        rustix::fs::fstatvfs(mounted).map_err(|reason| Refusal::of("physical root: statvfs").because(reason))?;
     if !found.f_flag.contains(StatVfsMountFlags::RDONLY) {
         return Ok(());
     }
@@ -187,7 +159,7 @@ pub fn mount(
     physical: &PhysicalRoot<'_>,
     workbench: &Workbench,
     kernel: &Kernel,
-) -> Result<DetachedRoot, RootError> {
+) -> Result<DetachedRoot, Refusal> {
     workbench.hold(physical.copy(), "physical")?;
     let image = image.accepted();
     let origin = RootOrigin { requested: image.requested().clone(), verification: image.verification() };
@@ -203,14 +175,15 @@ pub fn mount(
 }
 
 /// Asks the kernel whether what is mounted keeps the promises of a sealed root. It answers for attached mounts only.
-pub fn ask_kernel(mount: impl AsFd, origin: &RootOrigin, kernel: &Kernel) -> Result<(), RootError> {
+pub fn ask_kernel(mount: impl AsFd, origin: &RootOrigin, kernel: &Kernel) -> Result<(), Refusal> {
     check_options(&table::mount_of(mount, kernel)?, &origin.source(), origin.verification)
 }
 
 /// The promises of the sealed root, token by token. `metacopy` and `redirect_dir` are shown by the kernel only where
 /// they differ from the module's default, so their absence says nothing.
-pub fn check_options(mount: &Mount, source: &str, verification: Verification) -> Result<(), RootError> {
-    let wrong = |expected: &str, found: String| Err(RootError::Options { expected: expected.into(), found });
+pub fn check_options(mount: &Mount, source: &str, verification: Verification) -> Result<(), Refusal> {
+    let wrong =
+        |expected: &str, found: String| Err(Refusal::of("sealed root").expected(expected.to_owned()).found(found));
     if mount.filesystem != "overlay" || mount.source != source {
         return wrong(&format!("overlay {source}"), format!("{} {}", mount.filesystem, mount.source));
     }
@@ -264,10 +237,8 @@ mod tests {
             ("ro", "composefs:aa", format!("{good},userxattr")),
         ] {
             let mount = overlay(flags, source, &options);
-            assert!(
-                matches!(check_options(&mount, "composefs:aa", Required), Err(RootError::Options { .. })),
-                "{mount:?}"
-            );
+            let message = check_options(&mount, "composefs:aa", Required).unwrap_err().to_string();
+            assert!(message.starts_with("sealed root: expected "), "{mount:?}: {message}");
         }
         let other = Mount { filesystem: "erofs".into(), ..overlay("ro", "composefs:aa", good) };
         assert!(check_options(&other, "composefs:aa", Required).is_err());

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::fmt::Display;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
@@ -12,10 +13,10 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, StatxFlags};
 use rustix::io::Errno;
 use rustix::mount::MountAttrFlags;
-use thiserror::Error;
 
 use super::kernel::{Kernel, MountIdKind, MountTable};
-use super::mountinfo::{self, Line, MountinfoError};
+use super::mountinfo::{self, Line};
+use crate::refusal::Refusal;
 use crate::sys::statmount::{self, MountStatus, mask};
 
 /// More mounts than this at one root are nobody's honest work.
@@ -60,29 +61,14 @@ pub struct Tree {
     pub above: u64,
 }
 
-/// Why the kernel's word could not be had.
-#[derive(Debug, Error)]
-pub enum TableError {
-    /// By mountinfo.
-    #[error(transparent)]
-    Mountinfo(#[from] MountinfoError),
-    /// By statmount, or on the way to either.
-    #[error("mount {mount}: {call}")]
-    Kernel {
-        /// Its mount point or its identifier.
-        mount: String,
-        /// The system call.
-        call: &'static str,
-        /// The kernel's reason.
-        #[source]
-        reason: Errno,
-    },
-    /// The mount is in no table.
-    #[error("expected mount {id} in the kernel's table, found none")]
-    NotListed {
-        /// Its identifier in mountinfo.
-        id: u64,
-    },
+/// A system call about a mount: its mount point or its identifier.
+fn failed(mount: impl Display, call: &'static str) -> impl Fn(Errno) -> Refusal {
+    move |reason| Refusal::of(format!("mount {mount}: {call}")).because(reason)
+}
+
+/// A mount that is in no table, by its identifier in mountinfo.
+fn not_listed(id: u64) -> Refusal {
+    Refusal::of("").expected(format!("mount {id} in the kernel's table")).found("none")
 }
 
 /// How a descriptor's mount is identified.
@@ -137,21 +123,21 @@ fn ask_for_id(directory: impl AsFd, path: &Path, flags: AtFlags, mask: StatxFlag
 }
 
 /// The mount that a descriptor lies on, which must be attached.
-pub fn mount_of(mount: impl AsFd, kernel: &Kernel) -> Result<Mount, TableError> {
-    let failed = |reason| TableError::Kernel { mount: "of an open file".into(), call: "statx", reason };
-    let id = id(&mount, kernel).map_err(failed)?;
+pub fn mount_of(mount: impl AsFd, kernel: &Kernel) -> Result<Mount, Refusal> {
+    let failed = failed("of an open file", "statx");
+    let id = id(&mount, kernel).map_err(&failed)?;
     if let Some(status) = try_statmount(id, kernel)? {
         return Ok(from_status(status));
     }
     let ids = MountIds { id, mountinfo: mountinfo_id(mount).map_err(failed)? };
     let table = mountinfo::read()?;
     let line = table.into_iter().find(|line| line.id == ids.mountinfo);
-    let line = line.ok_or(TableError::NotListed { id: ids.mountinfo })?;
+    let line = line.ok_or_else(|| not_listed(ids.mountinfo))?;
     Ok(from_line(line, Some(ids.id), 0))
 }
 
 /// The mounts at `path` and below it.
-pub fn tree(path: &Path, kernel: &Kernel) -> Result<Tree, TableError> {
+pub fn tree(path: &Path, kernel: &Kernel) -> Result<Tree, Refusal> {
     let above = path.parent().unwrap_or(Path::new("/"));
     if kernel.forms().mount_table == MountTable::Statmount
         && let (Some(root), Some(above)) = (unique_id_at(path, kernel)?, unique_id_at(above, kernel)?)
@@ -159,7 +145,7 @@ pub fn tree(path: &Path, kernel: &Kernel) -> Result<Tree, TableError> {
     {
         match tree_by_statmount(from_status(status), above) {
             // Somebody else's mount has longer strings than there is room for.
-            Err(TableError::Kernel { reason: Errno::OVERFLOW, .. }) => {
+            Err(refusal) if refusal.cause() == Some(&Errno::OVERFLOW) => {
                 kernel.learn(|forms| forms.mount_table = MountTable::Mountinfo)
             }
             result => return result,
@@ -170,18 +156,18 @@ pub fn tree(path: &Path, kernel: &Kernel) -> Result<Tree, TableError> {
     tree_by_mountinfo(path, root, above, kernel)
 }
 
-fn unique_id_at(path: &Path, kernel: &Kernel) -> Result<Option<u64>, TableError> {
+fn unique_id_at(path: &Path, kernel: &Kernel) -> Result<Option<u64>, Refusal> {
     unique_id(CWD, path, AtFlags::SYMLINK_NOFOLLOW, kernel).map_err(failed_at(path, "statx"))
 }
 
 /// Both of the same mount, whatever happens at the path meanwhile.
-fn ids_at(path: &Path, kernel: &Kernel) -> Result<MountIds, TableError> {
+fn ids_at(path: &Path, kernel: &Kernel) -> Result<MountIds, Refusal> {
     let fd = open(path).map_err(failed_at(path, "open"))?;
     MountIds::of(fd, kernel).map_err(failed_at(path, "statx"))
 }
 
-fn failed_at(path: &Path, call: &'static str) -> impl FnOnce(Errno) -> TableError {
-    move |reason| TableError::Kernel { mount: format!("'{}'", path.display()), call, reason }
+fn failed_at(path: &Path, call: &'static str) -> impl Fn(Errno) -> Refusal {
+    move |reason| failed(format_args!("'{}'", path.display()), call)(reason)
 }
 
 /// A location at a path, without following a link or an automount there.
@@ -190,7 +176,7 @@ fn open(path: &Path) -> Result<OwnedFd, Errno> {
 }
 
 /// A mount's status, unless this kernel does not tell enough: then never again.
-fn try_statmount(id: u64, kernel: &Kernel) -> Result<Option<MountStatus>, TableError> {
+fn try_statmount(id: u64, kernel: &Kernel) -> Result<Option<MountStatus>, Refusal> {
     if kernel.forms().mount_table == MountTable::Mountinfo || kernel.forms().mount_ids == MountIdKind::Reused {
         kernel.learn(|forms| forms.mount_table = MountTable::Mountinfo);
         return Ok(None);
@@ -202,12 +188,11 @@ fn try_statmount(id: u64, kernel: &Kernel) -> Result<Option<MountStatus>, TableE
             kernel.learn(|forms| forms.mount_table = MountTable::Mountinfo);
             Ok(None)
         }
-        Err(reason) => Err(TableError::Kernel { mount: id.to_string(), call: "statmount", reason }),
+        Err(reason) => Err(failed(id, "statmount")(reason)),
     }
 }
 
-fn tree_by_statmount(root: Mount, above: u64) -> Result<Tree, TableError> {
-    let failed = |id: u64, call| move |reason| TableError::Kernel { mount: id.to_string(), call, reason };
+fn tree_by_statmount(root: Mount, above: u64) -> Result<Tree, Refusal> {
     let root_id = root.id.unwrap_or(0);
     let ids = statmount::listmount(root_id, MAX_MOUNTS).map_err(failed(root_id, "listmount"))?;
     let mut below = Vec::with_capacity(ids.len());
@@ -274,7 +259,7 @@ fn flag_names(attributes: u64) -> Vec<String> {
     .collect()
 }
 
-fn tree_by_mountinfo(path: &Path, root: MountIds, above: MountIds, kernel: &Kernel) -> Result<Tree, TableError> {
+fn tree_by_mountinfo(path: &Path, root: MountIds, above: MountIds, kernel: &Kernel) -> Result<Tree, Refusal> {
     let table = mountinfo::read()?;
     let mut at_root = None;
     let mut lines = Vec::new();
@@ -285,7 +270,7 @@ fn tree_by_mountinfo(path: &Path, root: MountIds, above: MountIds, kernel: &Kern
             lines.push(line);
         }
     }
-    let line = at_root.ok_or(TableError::NotListed { id: root.mountinfo })?;
+    let line = at_root.ok_or_else(|| not_listed(root.mountinfo))?;
     // From identifiers of the table to those that last, for the mounts on the root that a look-up leads to. What lies
     // deeper is none of ours, and may be something that hangs.
     let mut known = BTreeMap::from([(above.mountinfo, above.id), (root.mountinfo, root.id)]);

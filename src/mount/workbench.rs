@@ -10,11 +10,11 @@ use std::path::Path;
 use rustix::fs::{CWD, Mode};
 use rustix::io::Errno;
 use rustix::mount::{MountAttrFlags, MoveMountFlags};
-use thiserror::Error;
 
+use super::Kernel;
 use super::kernel::BuildPlace;
-use super::{FsError, Kernel};
 use crate::lookup::LookupError;
+use crate::refusal::Refusal;
 use crate::sys::mount_attr;
 
 /// Where it is, for as long as it is there.
@@ -39,40 +39,17 @@ struct Place {
     gone: bool,
 }
 
-/// Why there is no place to work in.
-#[derive(Debug, Error)]
-pub enum WorkbenchError {
-    /// Its filesystem.
-    #[error("work directory '{WORK}'")]
-    Filesystem(#[from] FsError),
-    /// Its directory or its mount.
-    #[error("work directory '{WORK}': {step}")]
-    Kernel {
-        /// What was tried.
-        step: &'static str,
-        /// The kernel's reason.
-        #[source]
-        reason: Errno,
-    },
-    /// The kernel could not be tried.
-    #[error("copy of a detached mount")]
-    Probe(#[source] Errno),
-    /// A mount could not be attached to it.
-    #[error("work directory '{WORK}/{name}'")]
-    Hold {
-        /// The mount's name.
-        name: &'static str,
-        /// Why.
-        #[source]
-        reason: LookupError,
-    },
+/// A step with the place.
+fn failed(step: &'static str) -> impl Fn(Errno) -> Refusal {
+    move |reason| Refusal::of(format!("work directory '{WORK}': {step}")).because(reason)
 }
 
 impl Workbench {
     /// Sets the place up where `need` or this kernel asks for it, which is tried with `detached`, any detached mount.
-    pub fn new(need: Need, detached: BorrowedFd<'_>, kernel: &Kernel) -> Result<Self, WorkbenchError> {
+    pub fn new(need: Need, detached: BorrowedFd<'_>, kernel: &Kernel) -> Result<Self, Refusal> {
         if kernel.forms().mounts == BuildPlace::Detached
-            && (need == Need::Always || !can_build_on(detached).map_err(WorkbenchError::Probe)?)
+            && (need == Need::Always
+                || !can_build_on(detached).map_err(|reason| Refusal::of("copy of a detached mount").because(reason))?)
         {
             kernel.learn(|forms| forms.mounts = BuildPlace::Attached);
         }
@@ -83,12 +60,12 @@ impl Workbench {
     }
 
     /// Attaches a mount here, so that it can be a layer or carry others.
-    pub fn hold(&self, mount: impl AsFd, name: &'static str) -> Result<(), WorkbenchError> {
+    pub fn hold(&self, mount: impl AsFd, name: &'static str) -> Result<(), Refusal> {
         let Self(Some(place)) = self else { return Ok(()) };
         rustix::fs::mkdirat(&place.tmpfs, name, Mode::RWXU)
             .map_err(LookupError::from)
             .and_then(|()| super::attach(mount, &place.tmpfs, name))
-            .map_err(|reason| WorkbenchError::Hold { name, reason })
+            .map_err(|reason| Refusal::of(format!("work directory '{WORK}/{name}'")).because(reason))
     }
 
     /// Whether what is held is attached, so that the kernel can be asked about it.
@@ -97,10 +74,10 @@ impl Workbench {
     }
 
     /// Clears the place away, with all that is still attached to it.
-    pub fn close(self) -> Result<(), WorkbenchError> {
+    pub fn close(self) -> Result<(), Refusal> {
         let Self(Some(mut place)) = self else { return Ok(()) };
         place.gone = true;
-        clear().map_err(|reason| WorkbenchError::Kernel { step: "remove", reason })
+        clear().map_err(failed("remove"))
     }
 }
 
@@ -116,10 +93,10 @@ fn can_build_on(detached: BorrowedFd<'_>) -> Result<bool, Errno> {
 
 impl Place {
     /// What a run that was killed left here is cleared away.
-    fn new() -> Result<Self, WorkbenchError> {
-        let failed = |step| move |reason| WorkbenchError::Kernel { step, reason };
+    fn new() -> Result<Self, Refusal> {
         let path = Path::new(WORK);
-        let tmpfs = super::tmpfs("0700", super::INERT)?;
+        let tmpfs = super::tmpfs("0700", super::INERT)
+            .map_err(|reason| Refusal::of(format!("work directory '{WORK}'")).because(reason))?;
         super::detach_all(path).map_err(failed("detach"))?;
         match rustix::fs::mkdir(path, Mode::RWXU) {
             Ok(()) | Err(Errno::EXIST) => {}

@@ -7,10 +7,11 @@ use rustix::fs::{AtFlags, Mode, RenameFlags};
 use rustix::io::Errno;
 
 use super::conduct::{self, Entry};
-use super::{KeepError, MANY_FOLDERS, MAX_DEPTH, MAX_ENTRIES, Reason, SetAside, shown};
+use super::{MANY_FOLDERS, MAX_DEPTH, MAX_ENTRIES, Reason, SetAside, shown};
 use crate::inputs;
 use crate::keep::KeepList;
 use crate::lookup::{self, Links, LookupError};
+use crate::refusal::Refusal;
 
 /// The directory beside the upper layer that has a folder for each boot in which something was set aside.
 pub(crate) const REJECTED: &str = "rejected";
@@ -29,16 +30,21 @@ pub(crate) struct Layers<'a> {
 }
 
 /// Sets aside what `keep` does not keep, and adds it to `record`, also if it comes to a refusal then.
-pub(crate) fn set_aside(keep: &KeepList, layers: &Layers<'_>, record: &mut SetAside) -> Result<(), KeepError> {
+pub(crate) fn set_aside(keep: &KeepList, layers: &Layers<'_>, record: &mut SetAside) -> Result<(), Refusal> {
     let name = format!("{}/upper", layers.state);
-    let failed = |reason: LookupError| KeepError::Entry { name: name.clone(), reason };
+    let failed = |reason: LookupError| about(&name).because(reason);
     let device = rustix::fs::fstat(layers.upper).map_err(|reason| failed(reason.into()))?.st_dev;
     if !conduct::is_harmless_upper(layers.upper).map_err(|reason| failed(reason.into()))? {
-        return Err(KeepError::Attributes { name });
+        return Err(about(&name).expected("no attributes of its own (etc.keep)").found("some"));
     }
     let open = |directory: BorrowedFd<'_>| lookup::directory(directory, ".", Links::Refused).map_err(failed);
     let top = Folder { upper: open(layers.upper)?, sealed: Some(open(layers.sealed)?), path: Vec::new(), depth: 0 };
     Walk { keep, layers, name: &name, device, seen: 0, folder: None, record }.look_into(&top)
+}
+
+/// About the upper layer, or an entry of it, by its path on the physical root.
+fn about(name: &str) -> Refusal {
+    Refusal::of(format!("state directory '{name}'"))
 }
 
 struct Walk<'a> {
@@ -79,9 +85,10 @@ impl Folder {
 }
 
 impl Walk<'_> {
-    fn look_into(&mut self, folder: &Folder) -> Result<(), KeepError> {
+    fn look_into(&mut self, folder: &Folder) -> Result<(), Refusal> {
         if folder.depth > MAX_DEPTH {
-            return Err(KeepError::TooDeep { name: self.name.into() });
+            let expected = format!("at most {MAX_DEPTH} levels of directories (etc.keep)");
+            return Err(about(self.name).expected(expected).found("more"));
         }
         // All names first: what a directory lists while entries leave it is not said.
         for name in self.entries(folder)? {
@@ -95,7 +102,7 @@ impl Walk<'_> {
         Ok(())
     }
 
-    fn entries(&mut self, folder: &Folder) -> Result<Vec<CString>, KeepError> {
+    fn entries(&mut self, folder: &Folder) -> Result<Vec<CString>, Refusal> {
         let failed = |reason: Errno| self.failed(&folder.path, reason.into());
         let mut names = Vec::new();
         for entry in lookup::entries(&folder.upper).map_err(failed)? {
@@ -104,7 +111,8 @@ impl Walk<'_> {
                 continue;
             }
             if self.seen + names.len() >= MAX_ENTRIES {
-                return Err(KeepError::TooMany { name: self.name.into() });
+                let expected = format!("at most {MAX_ENTRIES} entries (etc.keep)");
+                return Err(about(self.name).expected(expected).found("more"));
             }
             names.push(entry.file_name().to_owned());
         }
@@ -147,7 +155,7 @@ impl Walk<'_> {
     }
 
     /// Moves an entry, with all that is below, to the same path in this boot's folder.
-    fn set_aside(&mut self, folder: &Folder, name: &CStr, path: &[u8], reason: Reason) -> Result<(), KeepError> {
+    fn set_aside(&mut self, folder: &Folder, name: &CStr, path: &[u8], reason: Reason) -> Result<(), Refusal> {
         if self.folder.is_none() {
             let boot = inputs::boot_id()?;
             self.record.folder = format!("{}/{REJECTED}/{boot}", self.layers.state);
@@ -176,9 +184,9 @@ impl Walk<'_> {
         Ok(rustix::fs::renameat_with(&folder.upper, name, &target, name, RenameFlags::NOREPLACE)?)
     }
 
-    fn failed(&self, path: &[u8], reason: LookupError) -> KeepError {
+    fn failed(&self, path: &[u8], reason: LookupError) -> Refusal {
         let separator = if path.is_empty() { "" } else { "/" };
-        KeepError::Entry { name: format!("{}{separator}{}", self.name, shown(path)), reason }
+        about(&format!("{}{separator}{}", self.name, shown(path))).because(reason)
     }
 }
 

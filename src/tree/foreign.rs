@@ -10,10 +10,11 @@ use rustix::fs::{AtFlags, CWD, StatxFlags};
 use rustix::io::Errno;
 use rustix::mount::MountAttrFlags;
 
-use super::{MountRecord, TreeError, new_root_path, open};
+use super::{MountRecord, about, covered, new_root_path, open};
 use crate::lookup::{self, Links, LookupError};
 use crate::mount::table::{Mount, Tree};
 use crate::mount::{self, clone_tree};
+use crate::refusal::Refusal;
 
 /// What systemd takes along from the initramfs, by the types of its filesystems. If anything is mounted there in the new
 /// root, systemd leaves it in place instead (`switch_root()` in its `src/shared/switch-root.c`).
@@ -25,18 +26,18 @@ const TAKEN_ALONG: [(&str, &[&str]); 4] =
 const NEVER_COVERED: [&str; 8] = ["/usr", "/etc", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32"];
 
 /// Judges one mount of the tree at `path` that is none of those recorded.
-pub(super) fn check(mount: &Mount, path: &Path, tree: &Tree, recorded: &[MountRecord]) -> Result<(), TreeError> {
+pub(super) fn check(mount: &Mount, path: &Path, tree: &Tree, recorded: &[MountRecord]) -> Result<(), Refusal> {
     let point = new_root_path(mount, path);
     let found = format!("{} {}", mount.filesystem, mount.source);
     if let Some((directory, types)) = TAKEN_ALONG.iter().find(|(directory, _)| point.starts_with(directory)) {
         let type_is_right = point != Path::new(directory) || types.contains(&mount.filesystem.as_str());
         if !type_is_right || !is_same_root(&mount.point, &point) {
-            return Err(TreeError::NotTakenAlong { path: point, found });
+            return Err(about(&point).expected("the initramfs's own or none").found(found));
         }
         // Which of several at one place is the right one cannot be told.
         return match tree.below.iter().filter(|other| other.point == mount.point).count() {
             1 => Ok(()),
-            _ => Err(TreeError::Covered { path: point }),
+            _ => Err(covered(&point)),
         };
     }
     // What it lies on is another such mount, which is judged itself, or the state of the machine.
@@ -44,7 +45,7 @@ pub(super) fn check(mount: &Mount, path: &Path, tree: &Tree, recorded: &[MountRe
         return Ok(());
     };
     if NEVER_COVERED.iter().any(|directory| point.starts_with(directory)) || !covers_nothing(&point, path, holder)? {
-        return Err(TreeError::Foreign { path: point, found });
+        return Err(about(&point).expected("no mount over sealed content").found(found));
     }
     Ok(())
 }
@@ -62,8 +63,10 @@ fn is_same_root(here: &Path, there: &Path) -> bool {
 
 /// Whether what the sealed root has at `point` is an empty directory, or nothing: in an overlay over one of its
 /// directories, the machine may have made the mount point.
-fn covers_nothing(point: &Path, path: &Path, holder: &MountRecord) -> Result<bool, TreeError> {
-    let below = |reason| TreeError::Below { path: point.into(), reason };
+fn covers_nothing(point: &Path, path: &Path, holder: &MountRecord) -> Result<bool, Refusal> {
+    let below = |reason: LookupError| {
+        Refusal::of(format!("mount '{}': sealed directory below it", point.display())).because(reason)
+    };
     let root = open(path).map_err(|reason| below(reason.into()))?;
     // A copy of the root's mount alone shows what the mounts on it cover.
     let none = MountAttrFlags::empty();

@@ -8,10 +8,11 @@ use std::io::{self, BufRead, BufReader, Read};
 use flate2::bufread::GzDecoder;
 use ruzstd::decoding::StreamingDecoder;
 use sha2::{Digest, Sha256};
-use thiserror::Error;
 
 pub use super::bounded::Budget;
 use super::bounded::{Bounded, MAX_ZEROS, too_many_zeros, zeros};
+
+use crate::refusal::Refusal;
 
 /// How much is unpacked at a time, in bytes.
 const BUFFER: usize = 64 << 10;
@@ -80,37 +81,25 @@ pub enum Content {
     Other,
 }
 
-/// Why an initramfs cannot be read.
-#[derive(Debug, Error)]
-pub enum InitramfsError {
-    /// An archive is cut off or damaged.
-    #[error("initramfs: archive at byte {offset} (unpacked)")]
-    Archive {
-        /// How much was read of this archive or of the stream that it is in.
-        offset: u64,
-        /// What is wrong.
-        #[source]
-        reason: io::Error,
-    },
-    /// What is there is no archive.
-    #[error("initramfs: expected a cpio archive, plain or compressed by gzip or zstd, found {0}")]
-    Format(String),
+/// An archive that is cut off or damaged. `offset` is how much was read of it, or of the stream that it is in, in bytes.
+fn damaged(offset: u64, reason: io::Error) -> Refusal {
+    Refusal::of(format!("initramfs: archive at byte {offset} (unpacked)")).because(reason)
 }
 
 impl Initramfs {
     /// Reads all archives as far as the budget allows, and of the files those that are `wanted`.
-    pub fn read(bytes: &[u8], budget: &mut Budget, wanted: Wanted<'_>) -> Result<Self, InitramfsError> {
+    pub fn read(bytes: &[u8], budget: &mut Budget, wanted: Wanted<'_>) -> Result<Self, Refusal> {
         Self::unpack(bytes, budget, Wishes { content: wanted, digests: false })
     }
 
     /// Reads all archives as far as the budget allows, for the digests of the files.
-    pub fn list(bytes: &[u8], budget: &mut Budget) -> Result<Self, InitramfsError> {
+    pub fn list(bytes: &[u8], budget: &mut Budget) -> Result<Self, Refusal> {
         Self::unpack(bytes, budget, Wishes { content: &|_| false, digests: true })
     }
 
-    fn unpack(mut rest: &[u8], budget: &mut Budget, wishes: Wishes<'_>) -> Result<Self, InitramfsError> {
+    fn unpack(mut rest: &[u8], budget: &mut Budget, wishes: Wishes<'_>) -> Result<Self, Refusal> {
         let mut initramfs = Self::default();
-        let failed = |reason| InitramfsError::Archive { offset: 0, reason };
+        let failed = |reason| damaged(0, reason);
         loop {
             // The kernel skips zeros between archives.
             let zeros = zeros(rest);
@@ -136,7 +125,10 @@ impl Initramfs {
                     let mut decoder = BufReader::with_capacity(BUFFER, decoder);
                     initramfs.add_archives(&mut decoder, budget, Archives::All, wishes)?;
                 }
-                _ => return Err(InitramfsError::Format(kind(rest))),
+                _ => {
+                    let expected = "a cpio archive, plain or compressed by gzip or zstd";
+                    return Err(Refusal::of("initramfs").expected(expected).found(kind(rest)));
+                }
             }
         }
     }
@@ -162,7 +154,7 @@ impl Initramfs {
         budget: &mut Budget,
         archives: Archives,
         wishes: Wishes<'_>,
-    ) -> Result<(), InitramfsError> {
+    ) -> Result<(), Refusal> {
         let mut source = Bounded::new(source, budget);
         let mut links = BTreeMap::new();
         let result = loop {
@@ -173,7 +165,7 @@ impl Initramfs {
                 Err(reason) => break Err(reason),
             }
         };
-        result.map_err(|reason| InitramfsError::Archive { offset: source.offset(), reason })
+        result.map_err(|reason| damaged(source.offset(), reason))
     }
 }
 
@@ -380,7 +372,7 @@ mod tests {
         ruzstd::encoding::compress_to_vec(bytes, ruzstd::encoding::CompressionLevel::Fastest)
     }
 
-    fn read(bytes: &[u8], wanted: Wanted<'_>) -> Result<Initramfs, InitramfsError> {
+    fn read(bytes: &[u8], wanted: Wanted<'_>) -> Result<Initramfs, Refusal> {
         Initramfs::read(bytes, &mut Budget::for_input(bytes.len()), wanted)
     }
 

@@ -3,12 +3,12 @@
 //! Source: the UAPI group's specification "Unified Kernel Image", Microsoft's "PE Format".
 
 use std::collections::BTreeMap;
-use std::io;
 
 use object::pe::IMAGE_DIRECTORY_ENTRY_SECURITY;
 use object::read::pe::PeFile64;
 use object::{Architecture, LittleEndian, Object, ObjectSection};
-use thiserror::Error;
+
+use crate::refusal::Refusal;
 
 /// No UKI is larger, in bytes.
 pub const MAX_SIZE: u64 = 2 << 30;
@@ -46,77 +46,43 @@ pub enum Signature {
     Absent,
 }
 
-/// Why a file is no UKI.
-#[derive(Debug, Error)]
-pub enum PeError {
-    /// Another kind of file, or a damaged one.
-    #[error("expected a PE executable for a 64-bit machine")]
-    Pe(#[source] object::Error),
-    /// A signature that is cut off.
-    #[error("expected certificates inside the file, found {size} bytes at {offset} in a file of {length}")]
-    Certificates {
-        /// Where they should be, in bytes.
-        offset: u64,
-        /// How long they should be.
-        size: u64,
-        /// How long the file is.
-        length: usize,
-    },
-    /// A section that is cut off.
-    #[error("section '{name}': expected inside the file")]
-    Section {
-        /// Its name.
-        name: String,
-        /// What is wrong.
-        #[source]
-        reason: object::Error,
-    },
-    /// More of something than any UKI has.
-    #[error("expected at most {limit} {what}, found more")]
-    TooMany {
-        /// How many there may be.
-        limit: usize,
-        /// Of what.
-        what: &'static str,
-    },
-    /// A text that is none.
-    #[error("section '{name}': expected text of at most {MAX_TEXT} bytes, found {length}")]
-    Text {
-        /// The section's name.
-        name: &'static str,
-        /// How long it is.
-        length: usize,
-    },
-    /// A PE executable of another kind.
-    #[error("expected a unified kernel image, found a PE executable without a section '{0}'")]
-    NoSection(&'static str),
-    /// A file that is too long.
-    #[error("expected at most {MAX_SIZE} bytes, found {0}")]
-    TooLong(u64),
-    /// A file that cannot be read.
-    #[error("cannot be read")]
-    Read(#[source] io::Error),
+/// A PE executable of another kind.
+pub fn no_section(name: &str) -> Refusal {
+    Refusal::of("").expected("a unified kernel image").found(format_args!("a PE executable without a section '{name}'"))
+}
+
+/// A file that is too long, by its length in bytes.
+pub fn too_long(length: u64) -> Refusal {
+    Refusal::of("").expected(format!("at most {MAX_SIZE} bytes")).found(length)
+}
+
+/// More of something than any UKI has.
+fn too_many(limit: usize, what: &str) -> Refusal {
+    Refusal::of("").expected(format!("at most {limit} {what}")).found("more")
 }
 
 impl<'a> Uki<'a> {
     /// Parses the content of a file.
-    pub fn parse(content: &'a [u8]) -> Result<Self, PeError> {
-        let file = PeFile64::parse(content).map_err(PeError::Pe)?;
+    pub fn parse(content: &'a [u8]) -> Result<Self, Refusal> {
+        let file = PeFile64::parse(content)
+            .map_err(|reason| Refusal::of("").expected("a PE executable for a 64-bit machine").because(reason))?;
         let mut parts = vec![Sections::new()];
         for (number, section) in file.sections().enumerate() {
             if number >= MAX_SECTIONS {
-                return Err(PeError::TooMany { limit: MAX_SECTIONS, what: "sections" });
+                return Err(too_many(MAX_SECTIONS, "sections"));
             }
             // The stub knows no names but those in the table of sections. Those that matter are ASCII; no other is equal to
             // one of them.
             let name = section.pe_section().raw_name().escape_ascii().to_string();
             let content = match section.data() {
                 Ok(content) => content,
-                Err(reason) => return Err(PeError::Section { name, reason }),
+                Err(reason) => {
+                    return Err(Refusal::of(format!("section '{name}'")).expected("inside the file").because(reason));
+                }
             };
             if name == ".profile" {
                 if parts.len() > MAX_PROFILES {
-                    return Err(PeError::TooMany { limit: MAX_PROFILES, what: "profiles" });
+                    return Err(too_many(MAX_PROFILES, "profiles"));
                 }
                 parts.push(Sections::new());
             }
@@ -147,21 +113,22 @@ impl<'a> Uki<'a> {
 ///
 /// # Errors
 /// No text is that long.
-pub fn text<'a>(sections: &Sections<'a>, name: &'static str) -> Result<Option<&'a [u8]>, PeError> {
+pub fn text<'a>(sections: &Sections<'a>, name: &'static str) -> Result<Option<&'a [u8]>, Refusal> {
     let Some(section) = sections.get(name) else { return Ok(None) };
     let text = section.split(|byte| *byte == 0).next().unwrap_or_default().trim_ascii();
     if text.len() > MAX_TEXT {
-        return Err(PeError::Text { name, length: text.len() });
+        let expected = format!("text of at most {MAX_TEXT} bytes");
+        return Err(Refusal::of(format!("section '{name}'")).expected(expected).found(text.len()));
     }
     Ok(Some(text))
 }
 
 /// A section that every UKI has.
-pub fn required<'a>(sections: &Sections<'a>, name: &'static str) -> Result<&'a [u8], PeError> {
-    sections.get(name).copied().ok_or(PeError::NoSection(name))
+pub fn required<'a>(sections: &Sections<'a>, name: &'static str) -> Result<&'a [u8], Refusal> {
+    sections.get(name).copied().ok_or_else(|| no_section(name))
 }
 
-fn signature(file: &PeFile64<'_>, content: &[u8]) -> Result<Signature, PeError> {
+fn signature(file: &PeFile64<'_>, content: &[u8]) -> Result<Signature, Refusal> {
     let Some(directory) = file.data_directory(IMAGE_DIRECTORY_ENTRY_SECURITY) else { return Ok(Signature::Absent) };
     // Here the address is an offset in the file.
     let (offset, size) = (directory.virtual_address.get(LittleEndian), directory.size.get(LittleEndian));
@@ -170,7 +137,8 @@ fn signature(file: &PeFile64<'_>, content: &[u8]) -> Result<Signature, PeError> 
     }
     let start = offset as usize;
     let Some(table) = start.checked_add(size as usize).and_then(|end| content.get(start..end)) else {
-        return Err(PeError::Certificates { offset: offset.into(), size: size.into(), length: content.len() });
+        let found = format!("{size} bytes at {offset} in a file of {}", content.len());
+        return Err(Refusal::of("").expected("certificates inside the file").found(found));
     };
     match table.get(CERTIFICATE_HEADER - 2..CERTIFICATE_HEADER) {
         Some(kind) if kind == PKCS_SIGNED_DATA && table.len() > CERTIFICATE_HEADER => Ok(Signature::Present),

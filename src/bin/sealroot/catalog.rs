@@ -6,20 +6,11 @@ use std::os::fd::{AsFd, OwnedFd};
 use rustix::fs::{Dir, FileType, Mode, OFlags};
 use rustix::io::Errno;
 use sealroot::digest::ImageDigest;
+use sealroot::refusal::Refusal;
 use sealroot::repository::Repository;
-use thiserror::Error;
-
-/// A directory of a repository that cannot be listed.
-#[derive(Debug, Error)]
-#[error("repository: '{name}'")]
-pub struct CatalogError {
-    name: String,
-    #[source]
-    reason: Errno,
-}
 
 /// The digests that have an image's name. Other names, those of `images/refs` among them, are no images.
-pub fn images(repository: &Repository) -> Result<Vec<ImageDigest>, CatalogError> {
+pub fn images(repository: &Repository) -> Result<Vec<ImageDigest>, Refusal> {
     let mut images: Vec<_> =
         names(repository, "images")?.iter().filter_map(|(name, _)| str::from_utf8(name).ok()?.parse().ok()).collect();
     images.sort_unstable();
@@ -27,7 +18,7 @@ pub fn images(repository: &Repository) -> Result<Vec<ImageDigest>, CatalogError>
 }
 
 /// The paths of everything below the directory of objects, from there.
-pub fn objects(repository: &Repository) -> Result<Vec<String>, CatalogError> {
+pub fn objects(repository: &Repository) -> Result<Vec<String>, Refusal> {
     let mut objects = Vec::new();
     for (folder, kind) in names(repository, "objects")? {
         let folder = String::from_utf8_lossy(&folder).into_owned();
@@ -43,8 +34,8 @@ pub fn objects(repository: &Repository) -> Result<Vec<String>, CatalogError> {
     Ok(objects)
 }
 
-fn names(repository: &Repository, name: &str) -> Result<Vec<(Vec<u8>, FileType)>, CatalogError> {
-    list(repository, name).map_err(|reason| CatalogError { name: name.into(), reason })
+fn names(repository: &Repository, name: &str) -> Result<Vec<(Vec<u8>, FileType)>, Refusal> {
+    list(repository, name).map_err(|reason| Refusal::of(format!("repository: '{name}'")).because(reason))
 }
 
 fn list(repository: &Repository, name: &str) -> Result<Vec<(Vec<u8>, FileType)>, Errno> {

@@ -6,10 +6,10 @@ use std::path::Path;
 
 use rustix::fs::{Mode, OFlags};
 use sealroot::cmdline::FormatVersion;
-use sealroot::digest::{Algorithm, DigestError, ImageDigest};
+use sealroot::digest::{Algorithm, ImageDigest};
+use sealroot::refusal::Refusal;
 use sealroot::repository::Repository;
 use sealroot::{image, objects};
-use thiserror::Error;
 
 use crate::arguments::ImageArguments;
 use crate::measure::{self, Measured};
@@ -25,28 +25,17 @@ pub struct ImageFile {
     pub measured: Measured,
 }
 
-/// Why there is no image.
-#[derive(Debug, Error)]
-enum ImageFileError {
-    #[error("'{name}'")]
-    File {
-        name: String,
-        #[source]
-        reason: std::io::Error,
-    },
-    #[error("image '{name}': expected {expected}, {measured}")]
-    Other { name: String, expected: ImageDigest, measured: Measured },
-}
-
 /// Opens what the arguments mean. A digest must be that of the image that the repository has by its name.
 pub fn open(arguments: &ImageArguments) -> Result<ImageFile, Failure> {
     let ImageArguments { image, repository, algorithm } = arguments;
     match image.to_str().map(str::parse::<ImageDigest>) {
         Some(Ok(digest)) => open_in(&open_repository(&repository.directory)?, digest),
         // What is wrong with a digest helps more than that there is no file by its name.
-        Some(Err(DigestError::Length { expected, found })) if is_hex(image) && !image.exists() => Err(Failure::Misuse(
-            format!("'{}': expected a file or {expected} hexadecimal digits, found {found}", image.display()),
-        )),
+        Some(Err(_)) if is_hex(image) && !image.exists() => {
+            let (shown, found) = (image.display(), image.as_os_str().len());
+            let expected = "a file or 64 or 128 hexadecimal digits";
+            Err(Failure::Misuse(format!("'{shown}': expected {expected}, found {found}")))
+        }
         _ => open_file(image, algorithm.map(Algorithm::from)),
     }
 }
@@ -56,7 +45,8 @@ pub fn open_in(repository: &Repository, expected: ImageDigest) -> Result<ImageFi
     let (name, file) = repository.open_image(expected)?;
     let measured = Measured::of(&file, expected.algorithm()).map_err(|reason| unusable(&name, reason))?;
     if measured.digest() != expected {
-        return Err(ImageFileError::Other { name, expected, measured }.into());
+        let refusal = Refusal::of(format!("image '{name}'")).expected(expected.to_string());
+        return Err(refusal.but(measured.to_string()).into());
     }
     let format = image::format(&name, &file)?;
     Ok(ImageFile { name, file, format, measured })
@@ -92,8 +82,8 @@ fn algorithm_of_objects(name: &str, file: &File) -> Result<Option<Algorithm>, Fa
     Ok(algorithm)
 }
 
-fn unusable(name: &str, reason: std::io::Error) -> ImageFileError {
-    ImageFileError::File { name: name.into(), reason }
+fn unusable(name: &str, reason: std::io::Error) -> Refusal {
+    Refusal::of(format!("'{name}'")).because(reason)
 }
 
 fn is_hex(path: &Path) -> bool {

@@ -11,7 +11,7 @@ use rustix::fs::OFlags;
 use rustix::io::Errno;
 use sealroot::digest::{Algorithm, ImageDigest};
 use sealroot::merkle::{self, Patience, Threads};
-use sealroot::object::Found;
+use sealroot::object::ObjectIs;
 use sealroot::verify;
 
 /// A digest and who says so.
@@ -57,10 +57,10 @@ impl Measured {
     }
 
     /// As what was found instead of an object.
-    pub fn into_found(self) -> Found {
+    pub fn into_found(self) -> ObjectIs {
         match self.by {
-            By::Kernel => Found::Measured(self.digest.to_string()),
-            By::FileWithoutVerity | By::NoVerityThere => Found::Computed(self.digest),
+            By::Kernel => ObjectIs::Measured(self.digest.to_string()),
+            By::FileWithoutVerity | By::NoVerityThere => ObjectIs::Computed(self.digest),
         }
     }
 }

@@ -13,10 +13,10 @@ use sealroot::config::{Config, SEALROOT_TOML, SETUP_ROOT_CONF_TOML};
 use sealroot::firmware::{Lockdown, SecureBoot};
 use sealroot::openings::{self, Boot, Opening, PhysicalFilesystem};
 use sealroot::policy::{self, Decision, Policy, Settings, Verification};
-use sealroot::refusal::chain;
+use sealroot::refusal::{Refusal, chain};
 use sealroot::stub::Stub;
 use sealroot::uki::initramfs::{Budget, Content, Initramfs};
-use sealroot::uki::pe::{self, MAX_SIZE, PeError, Sections, Signature, Uki, required};
+use sealroot::uki::pe::{self, MAX_SIZE, Sections, Signature, Uki, required};
 use sealroot::{assemble, image};
 
 use crate::arguments::UkiArguments;
@@ -53,7 +53,7 @@ struct ProfileVerdict {
 
 pub fn run(arguments: &UkiArguments) -> Result<UkiVerdict, Failure> {
     let name = printable(arguments.file.as_os_str().as_encoded_bytes());
-    let failed = |error: PeError| Failure::Reason(format!("'{name}': {}", chain(&error)));
+    let failed = |error: Refusal| Failure::Reason(format!("'{name}': {}", chain(&error)));
     let content = read(&arguments.file).map_err(failed)?;
     let uki = Uki::parse(&content).map_err(failed)?;
     let mut unpacked = Unpacked { budget: Budget::for_input(content.len()), read: Vec::new() };
@@ -83,16 +83,20 @@ pub fn run(arguments: &UkiArguments) -> Result<UkiVerdict, Failure> {
     })
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, PeError> {
-    let file = measure::open(path).map_err(PeError::Read)?;
-    let size = file.metadata().map_err(PeError::Read)?.len();
+fn unread(reason: std::io::Error) -> Refusal {
+    Refusal::of("cannot be read").because(reason)
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, Refusal> {
+    let file = measure::open(path).map_err(unread)?;
+    let size = file.metadata().map_err(unread)?.len();
     if size > MAX_SIZE {
-        return Err(PeError::TooLong(size));
+        return Err(pe::too_long(size));
     }
     let mut content = Vec::new();
-    file.take(MAX_SIZE + 1).read_to_end(&mut content).map_err(PeError::Read)?;
+    file.take(MAX_SIZE + 1).read_to_end(&mut content).map_err(unread)?;
     if content.len() as u64 > MAX_SIZE {
-        return Err(PeError::TooLong(content.len() as u64));
+        return Err(pe::too_long(content.len() as u64));
     }
     Ok(content)
 }
@@ -125,8 +129,8 @@ fn judge(
     sections: &Sections<'_>,
     initramfs: Result<&Initramfs, &str>,
     repository: Option<&Path>,
-) -> Result<ProfileVerdict, PeError> {
-    let command_line = pe::text(sections, ".cmdline")?.ok_or(PeError::NoSection(".cmdline"))?;
+) -> Result<ProfileVerdict, Refusal> {
+    let command_line = pe::text(sections, ".cmdline")?.ok_or_else(|| pe::no_section(".cmdline"))?;
     let mut verdict = ProfileVerdict {
         command_line: printable(command_line),
         kernel: pe::text(sections, ".uname")?.map(printable),

@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use miniserde::Serialize;
 use sealroot::digest::ImageDigest;
 use sealroot::image;
-use sealroot::object::{self, Found, Object};
+use sealroot::object::{self, Object, ObjectIs};
 use sealroot::objects::{self, object_name};
 use sealroot::repository::{Repository, image_name};
 use sealroot::whole_file::WholeFiles;
@@ -191,15 +191,20 @@ fn name_users(
     Ok(())
 }
 
-fn check_object(directory: BorrowedFd<'_>, expected: ImageDigest, data: bool, files: &WholeFiles) -> Result<By, Found> {
+fn check_object(
+    directory: BorrowedFd<'_>,
+    expected: ImageDigest,
+    data: bool,
+    files: &WholeFiles,
+) -> Result<By, ObjectIs> {
     let file: File = object::open_unmeasured(directory, &object_name(expected))?;
-    let measured = Measured::of(&file, expected.algorithm()).map_err(Found::Unread)?;
+    let measured = Measured::of(&file, expected.algorithm()).map_err(ObjectIs::Unread)?;
     match measured.by() {
         _ if measured.digest() != expected => Err(measured.into_found()),
-        By::FileWithoutVerity => Err(Found::Unmeasured(rustix::io::Errno::NODATA)),
+        By::FileWithoutVerity => Err(ObjectIs::Unmeasured(rustix::io::Errno::NODATA)),
         by => {
             if data && by == By::Kernel {
-                files.read(&file).map_err(Found::Damaged)?;
+                files.read(&file).map_err(ObjectIs::Damaged)?;
             }
             Ok(by)
         }
