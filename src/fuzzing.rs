@@ -3,27 +3,27 @@
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 
-pub use crate::elf::interpreter;
+pub use crate::formats::elf::interpreter;
 
-use crate::cmdline::FormatVersion;
-use crate::digest::ImageDigest;
-use crate::image;
-use crate::objects;
+use crate::formats::composefs;
+use crate::formats::composefs::FormatVersion;
+use crate::verity::digest::ImageDigest;
+
+use crate::boot::report::Report;
 use crate::refusal::Refusal;
-use crate::report::Report;
 
 /// What is done with an image after it was measured, but for reading it as a whole.
 pub fn look_inside(format: FormatVersion, file: &File, mount_points: &[&'static str]) -> Result<(), Refusal> {
     let mut header = [0; 16];
-    file.read_exact_at(&mut header, 0).map_err(|reason| image::damaged("images/x", reason))?;
-    image::check_header("images/x", format, header)?;
-    image::check_mount_points("images/x", file, mount_points)
+    file.read_exact_at(&mut header, 0).map_err(|reason| composefs::damaged("images/x", reason))?;
+    composefs::check_header("images/x", format, header)?;
+    composefs::check_mount_points("images/x", file, mount_points)
 }
 
 /// What `check = "objects"` reads of an image: every file's object. Gives their number.
 pub fn walk(file: &File) -> Result<usize, Refusal> {
     let mut count = 0;
-    objects::walk("images/x", file, |_, _| {
+    composefs::walk("images/x", file, |_, _| {
         count += 1;
         true
     })?;
@@ -32,7 +32,7 @@ pub fn walk(file: &File) -> Result<usize, Refusal> {
 
 /// The digest in a metacopy xattr.
 pub fn parse_metacopy(value: &[u8]) -> Option<ImageDigest> {
-    crate::object::parse_metacopy(value)
+    composefs::parse_metacopy(value)
 }
 
 /// A report as it is written.

@@ -1,74 +1,51 @@
 //! sealroot boots exactly the composefs image that the signed kernel command line names, or nothing.
 //!
-//! One type per step; each step takes what the one before it made, so that none can be skipped:
+//! One type per step; each step takes what the one before it made, so that none can be skipped. The stages of a boot are the
+//! files of [`steps`]:
 //!
 //! ```text
 //! /proc/cmdline ─ cmdline ─→ BootRequest ┐
-//! sealroot.toml ─ config ──→ Config ─────┼─ policy ─→ Policy
+//! sealroot.toml ─ config ──→ Config ─────┼─ policy ─→ Policy                  ask
 //! EFI variables ─ firmware → SecureBoot ─┤              │
-//! SMBIOS table ── added ───→ AddedString ┘              │
-//!                                                  repository ─→ UnverifiedImage
-//!                                                                      │ verify
-//!                                                                AcceptedImage
-//!                                                                      │ image
-//!                                                               InspectedImage
-//!                                                                      │ objects
-//!                                                                CheckedImage
-//!                                                                      │ mount
-//!                                                                DetachedRoot
-//!                                                                      │ assemble (keep, set_aside)
-//!                                                               AssembledRoot
-//!                                                                      │ prove
-//!                                                                 ProvenRoot
-//!                                                                      │ place, tree
-//!                                                          /sysroot, report ─→ gate
+//! SMBIOS table ── added ───→ AddedString ┘              │ find               steps
+//!                                                 UnverifiedImage
+//!                                                       │ measure (enable)
+//!                                                 AcceptedImage
+//!                                                       │ look_inside
+//!                                                 InspectedImage
+//!                                                       │ objects
+//!                                                 CheckedImage
+//!                                                       │ mount
+//!                                                 DetachedRoot
+//!                                                       │ assemble (set_aside)
+//!                                                 AssembledRoot
+//!                                                       │ prove
+//!                                                 ProvenRoot
+//!                                                       │ replace
+//!                                                 /sysroot, report ─→ gate
 //! ```
 //!
-//! `ask` reads all inputs, once. [`policy`] decides and touches nothing; everything behind it touches the disk and decides nothing. [`boot`] is the
-//! order of the steps, `sys` has the only `unsafe`.
+//! | folder | what is in it |
+//! |---|---|
+//! | [`boot`] | the order of the steps, the report, what follows a refusal |
+//! | [`steps`] | one file for each stage |
+//! | [`ask`] | what is asked and what is allowed: reads all inputs once, decides, and touches no disk |
+//! | [`disk`] | the physical root, trusted in nothing |
+//! | [`kernel`] | one handle on what this kernel can do: look-ups, mounts, its own table of them |
+//! | [`formats`] | the bytes of others |
+//! | [`verity`] | digests, the kernel's word on them |
+//! | `sys` | the only `unsafe` |
+//!
+//! A folder uses those below it in this table, and none above; all use [`refusal`], the one error.
 
-pub mod action;
-pub mod added;
-mod ask;
-pub mod assemble;
+pub mod ask;
 pub mod boot;
-pub mod cmdline;
-pub mod config;
-pub mod digest;
-mod elf;
-pub mod enable;
-pub mod erofs;
-pub mod firmware;
+pub mod disk;
+pub mod formats;
 #[cfg(fuzzing)]
 pub mod fuzzing;
-pub mod image;
-pub mod inputs;
-pub mod keep;
-pub mod kmsg;
-mod lookup;
-pub mod manifest;
-pub mod merkle;
-pub mod mount;
-mod names;
-pub mod object;
-pub mod objects;
-pub mod openings;
-pub mod place;
-pub mod policy;
-pub mod printable;
-mod privileges;
-pub mod prove;
+pub mod kernel;
 pub mod refusal;
-pub mod report;
-pub mod repository;
-pub mod set_aside;
-pub mod stage;
-pub mod stub;
+pub mod steps;
 mod sys;
-mod timed;
-pub mod tree;
-#[cfg(feature = "uki")]
-pub mod uki;
-pub mod unmeasured;
-pub mod verify;
-pub mod whole_file;
+pub mod verity;

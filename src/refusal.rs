@@ -13,7 +13,7 @@ type Text = Cow<'static, str>;
 /// `subject: expected …, found …`, each part if there is one. The cause is told by [`chain`].
 ///
 /// All that the library has to say of what it does not accept is one of these. Code that must look at an answer gets a type
-/// of its own instead, such as [`crate::lookup::LookupError`].
+/// of its own instead, such as [`crate::kernel::lookup::LookupError`].
 #[derive(Debug)]
 pub struct Refusal(Box<Parts>);
 

@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use dlmalloc::GlobalDlmalloc;
-use sealroot::{boot, kmsg};
+use sealroot::boot;
+use sealroot::kernel::kmsg;
 
 /// musl's own gives memory back to the kernel as it goes, and asks for it again: half a page fault for each file of an
 /// image.

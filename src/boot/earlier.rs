@@ -2,16 +2,25 @@
 
 use std::path::Path;
 
-use super::INITRD_RELEASE;
 use super::recorder::{At, BootError};
 use super::refuse::refuse;
 use crate::ask::ask;
-use crate::mount::Kernel;
-use crate::policy::{Decision, Verification};
+use crate::ask::policy::Decision;
+use crate::boot::report::{self, EarlierReport, Report, Verdict};
+use crate::boot::stage::Stage;
+use crate::kernel::Kernel;
+use crate::kernel::privileges;
 use crate::refusal::Refusal;
-use crate::report::{self, EarlierReport, Report, Verdict};
-use crate::stage::Stage;
-use crate::{privileges, tree};
+use crate::steps::gate;
+use crate::verity::Verification;
+
+/// What every initramfs of systemd's has.
+const INITRD_RELEASE: &str = "/etc/initrd-release";
+
+/// Whether this is an initramfs, and no booted system.
+pub(super) fn is_initramfs() -> bool {
+    Path::new(INITRD_RELEASE).exists()
+}
 
 /// `fsck`: remembers for the refusal to come that the check of the physical root failed. `result` is systemd's word for it
 /// (`SERVICE_RESULT` of systemd.exec(5)), which it gives whenever the check has ended.
@@ -20,9 +29,7 @@ use crate::{privileges, tree};
 /// It cannot be remembered.
 pub fn fsck(result: Option<&str>) -> Result<(), BootError> {
     match result {
-        Some(result) if result != "success" && Path::new(INITRD_RELEASE).exists() => {
-            report::note_fsck(result).at(Stage::Earlier)
-        }
+        Some(result) if result != "success" && is_initramfs() => report::note_fsck(result).at(Stage::Earlier),
         _ => Ok(()),
     }
 }
@@ -61,7 +68,7 @@ pub fn refused(sysroot: &Path) -> BootError {
 /// a new physical root: it gets all the checks. (Where identifiers are used again, it can also look like the old one,
 /// changed: a refusal.)
 pub(super) fn is_in_place(sysroot: &Path, earlier: &EarlierReport) -> bool {
-    match (tree::root_id(sysroot, &Kernel::new()), earlier.mounts().first()) {
+    match (gate::root_id(sysroot, &Kernel::new()), earlier.mounts().first()) {
         (Ok(id), Some(root)) => id == root.id(),
         _ => false,
     }
@@ -70,7 +77,7 @@ pub(super) fn is_in_place(sysroot: &Path, earlier: &EarlierReport) -> bool {
 fn look_again(sysroot: &Path) -> Result<(), BootError> {
     privileges::drop_unneeded().at(Stage::Privileges)?;
     let earlier = EarlierReport::read().at(Stage::Gate)?.ok_or_else(no_report).at(Stage::Gate)?;
-    let compare = || tree::compare(sysroot, earlier.mounts(), &Kernel::new()).at(Stage::Gate);
+    let compare = || gate::compare(sysroot, earlier.mounts(), &Kernel::new()).at(Stage::Gate);
     match earlier.verdict() {
         Verdict::Sealed => compare(),
         Verdict::Refused => Err(BootError::before(Stage::Gate, earlier.reason())),

@@ -3,9 +3,9 @@
 use std::fmt;
 use std::time::Instant;
 
+use crate::boot::report::{CheckRecord, Report};
+use crate::boot::stage::Stage;
 use crate::refusal::{Refusal, chain};
-use crate::report::{CheckRecord, Report};
-use crate::stage::Stage;
 
 /// Why a boot is refused: the stage, and what went wrong in it.
 #[derive(Debug)]

@@ -4,17 +4,22 @@
 use std::path::Path;
 use std::time::Duration;
 
-use super::REFUSED;
 use super::recorder::{BootError, Told};
+use crate::ask::cmdline::CommandLine;
+use crate::ask::config::{Config, OnFailure};
+use crate::ask::firmware::BootEntry;
 use crate::ask::known;
-use crate::cmdline::CommandLine;
-use crate::config::{Config, OnFailure};
-use crate::firmware::BootEntry;
-use crate::inputs::{self, Firmware};
-use crate::policy::{self, Action, Settings};
+use crate::ask::policy::{self, Action, Settings};
+use crate::ask::read::{self, Firmware};
+use crate::boot::action;
+use crate::boot::report::{self, Report};
+use crate::boot::timed;
+use crate::kernel;
+use crate::kernel::kmsg;
 use crate::refusal::chain;
-use crate::report::{self, Report};
-use crate::{action, kmsg, mount, timed};
+
+/// The start of the one line that says why a boot is refused.
+pub const REFUSED: &str = "boot refused";
 
 /// How long the reason stays on the screen before systemd has started anything: it gives its generators 90 s.
 const GENERATOR_TIME: Duration = Duration::from_secs(30);
@@ -78,7 +83,7 @@ pub(super) fn refuse_at(moment: Moment, sysroot: &Path, report: &mut Report, err
 /// only a while.
 fn detach(sysroot: &Path) {
     let (point, path) = (sysroot.display(), sysroot.to_owned());
-    match timed::within(DETACH_TIME, move || mount::detach_all(&path)) {
+    match timed::within(DETACH_TIME, move || kernel::detach_all(&path)) {
         Some(Ok(())) => {}
         Some(Err(error)) => log::error!("'{point}': could not be detached: {error}"),
         None => log::warn!("'{point}': expected the disk to answer within {} s, ignoring", DETACH_TIME.as_secs()),
@@ -89,7 +94,7 @@ fn detach(sysroot: &Path) {
 /// defaults.
 fn failure_settings(report: &Report) -> (OnFailure, u8) {
     let read = || {
-        let ours = known(inputs::config_on_refusal()).unwrap_or_default();
+        let ours = known(read::config_on_refusal()).unwrap_or_default();
         Settings::resolve(ours, Config::default(), &CommandLine::split(b""))
     };
     let settings = report.settings().cloned().unwrap_or_else(read);

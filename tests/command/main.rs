@@ -11,6 +11,7 @@
 )]
 
 mod digests;
+mod direction;
 mod documented;
 mod golden;
 mod images;

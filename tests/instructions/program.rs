@@ -13,11 +13,11 @@ use std::os::unix::fs::FileExt;
 
 use dlmalloc::GlobalDlmalloc;
 use rustix::fs::MemfdFlags;
-use sealroot::cmdline::{BootRequest, CommandLine};
-use sealroot::config::Config;
-use sealroot::firmware::SecureBoot;
-use sealroot::image;
-use sealroot::policy::{self, Settings};
+use sealroot::ask::cmdline::{BootRequest, CommandLine};
+use sealroot::ask::config::Config;
+use sealroot::ask::firmware::SecureBoot;
+use sealroot::ask::policy::{self, Settings};
+use sealroot::formats::composefs;
 
 /// That of the boot program.
 #[global_allocator]
@@ -111,8 +111,8 @@ fn main() -> Result {
             let file = File::from(rustix::fs::memfd_create("image", MemfdFlags::CLOEXEC)?);
             file.write_all_at(&composefs_image(), 0)?;
             once(wanted, || {
-                let format = image::format("images/x", &file)?;
-                image::check_mount_points("images/x", &file, black_box(MOUNT_POINTS))?;
+                let format = composefs::format("images/x", &file)?;
+                composefs::check_mount_points("images/x", &file, black_box(MOUNT_POINTS))?;
                 Ok(format)
             })
         }

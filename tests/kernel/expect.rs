@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use sealroot::mount::mountinfo;
+use sealroot::kernel::mountinfo;
 use serde_json::Value;
 
 use crate::lab::{Lab, Run, SYSROOT};

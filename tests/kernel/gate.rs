@@ -9,7 +9,7 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
 use rustix::fs::CWD;
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags};
-use sealroot::mount::Kernel;
+use sealroot::kernel::Kernel;
 
 use crate::disk::DISK;
 use crate::kernel::Release;
@@ -183,15 +183,15 @@ fn sealed_content_covered_before_the_record() {
         let own: Vec<_> =
             report["mounts"].as_array().unwrap().iter().map(|mount| ("own", mount["id"].as_u64().unwrap())).collect();
         let sysroot = Path::new(lab::SYSROOT);
-        assert_eq!(sealroot::tree::record(sysroot, &own, None, &Kernel::new()).unwrap().len(), own.len());
+        assert_eq!(sealroot::steps::gate::record(sysroot, &own, None, &Kernel::new()).unwrap().len(), own.len());
         // One that is gone again by then is missed.
         let gone = [own.as_slice(), &[("var", u64::MAX)]].concat();
-        let refusal = sealroot::tree::record(sysroot, &gone, None, &Kernel::new()).unwrap_err().to_string();
+        let refusal = sealroot::steps::gate::record(sysroot, &gone, None, &Kernel::new()).unwrap_err().to_string();
         assert!(
             refusal.starts_with("mount '/var': expected mount ") && refusal.ends_with(", found another mount or none")
         );
         tmpfs("/sysroot/usr");
-        let refusal = sealroot::tree::record(sysroot, &own, None, &Kernel::new()).unwrap_err().to_string();
+        let refusal = sealroot::steps::gate::record(sysroot, &own, None, &Kernel::new()).unwrap_err().to_string();
         assert_eq!(refusal, "mount '/usr': expected no mount over sealed content, found tmpfs planted");
     });
 }

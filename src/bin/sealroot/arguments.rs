@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Parser, Subcommand, ValueEnum};
-use sealroot::digest::{Algorithm, ImageDigest};
+use sealroot::verity::digest::{Algorithm, ImageDigest};
 
 /// The repository of a booted sealed system.
 pub const BOOTED_REPOSITORY: &str = "/sysroot/composefs";

@@ -5,10 +5,10 @@ use std::path::Path;
 use miniserde::Serialize;
 use miniserde::json::{self, Number, Value};
 use rustix::fs::{Mode, OFlags};
-use sealroot::digest::ImageDigest;
-use sealroot::mount::Kernel;
-use sealroot::mount::table::{self, Mount};
-use sealroot::report;
+use sealroot::boot::report;
+use sealroot::kernel::Kernel;
+use sealroot::kernel::mounts::{self, Mount};
+use sealroot::verity::digest::ImageDigest;
 
 use crate::output::Failure;
 
@@ -19,7 +19,7 @@ pub const TRANSIENT: &str = "transient:";
 pub fn mount_at(path: &str) -> Result<Mount, Failure> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let directory = rustix::fs::open(Path::new(path), flags, Mode::empty())?;
-    Ok(table::mount_of(directory, &Kernel::new())?)
+    Ok(mounts::mount_of(directory, &Kernel::new())?)
 }
 
 /// The image that a root was mounted from, whether it is verified or not.

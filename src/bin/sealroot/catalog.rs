@@ -5,9 +5,9 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::fs::{Dir, FileType, Mode, OFlags};
 use rustix::io::Errno;
-use sealroot::digest::ImageDigest;
+use sealroot::disk::repository::Repository;
 use sealroot::refusal::Refusal;
-use sealroot::repository::Repository;
+use sealroot::verity::digest::ImageDigest;
 
 /// The digests that have an image's name. Other names, those of `images/refs` among them, are no images.
 pub fn images(repository: &Repository) -> Result<Vec<ImageDigest>, Refusal> {

@@ -1,8 +1,8 @@
 //! Whether an initramfs has all parts of sealroot, and they may do their work.
 
-use sealroot::config::{SEALROOT_TOML, SETUP_ROOT_CONF_TOML};
-use sealroot::manifest::{CMDLINE, MANIFEST};
-use sealroot::uki::initramfs::{Content, Initramfs};
+use sealroot::ask::config::{SEALROOT_TOML, SETUP_ROOT_CONF_TOML};
+use sealroot::ask::manifest::{CMDLINE, MANIFEST};
+use sealroot::formats::uki::initramfs::{Content, Initramfs};
 
 use crate::output::printable;
 use crate::overrides;
@@ -112,7 +112,7 @@ fn has_module(initramfs: &Initramfs, module: &str) -> bool {
 /// Archives for tests.
 #[cfg(test)]
 pub mod archive {
-    use sealroot::uki::initramfs::{Budget, Initramfs};
+    use sealroot::formats::uki::initramfs::{Budget, Initramfs};
 
     pub const REGULAR: u32 = 0o100_644;
     pub const LINK: u32 = 0o120_777;

@@ -4,8 +4,8 @@ use std::fmt;
 use std::os::unix::ffi::OsStrExt;
 
 use miniserde::Serialize;
-use sealroot::digest::{Algorithm, ImageDigest};
-use sealroot::merkle::{self, Patience, Threads};
+use sealroot::verity::digest::{Algorithm, ImageDigest};
+use sealroot::verity::merkle::{self, Patience, Threads};
 
 use crate::arguments::DigestArguments;
 use crate::measure;

@@ -7,8 +7,8 @@ use std::path::Path;
 
 use clap::{Arg, CommandFactory};
 use clap_complete::Shell;
-use sealroot::config::Config;
-use sealroot::keep::DATA;
+use sealroot::ask::config::Config;
+use sealroot::ask::keep::DATA;
 
 use crate::arguments::Arguments;
 

@@ -7,12 +7,12 @@ use std::path::{Path, PathBuf};
 
 use miniserde::Serialize;
 use rustix::fs::{Mode, OFlags};
-use sealroot::digest::{Algorithm, ImageDigest};
-use sealroot::enable::enable_file;
-use sealroot::object::{self, Object};
-use sealroot::objects::object_name;
-use sealroot::repository::image_name;
-use sealroot::verify::filesystem_without_verity;
+use sealroot::disk::object::{self, Object};
+use sealroot::disk::repository::image_name;
+use sealroot::formats::composefs::object_name;
+use sealroot::verity::ask_kernel::enable_file;
+use sealroot::verity::ask_kernel::filesystem_without_verity;
+use sealroot::verity::digest::{Algorithm, ImageDigest};
 
 use crate::arguments::EnableArguments;
 use crate::measure::{self, By, Measured};

@@ -8,10 +8,10 @@ use erofs_rs::types::Inode;
 use miniserde::Serialize;
 use miniserde::ser::Fragment;
 use rustix::fs::FileType;
-use sealroot::digest::ImageDigest;
-use sealroot::erofs::{ReadError, Reader, completed};
-use sealroot::object::{METACOPY, parse_metacopy};
-use sealroot::objects::object_name;
+use sealroot::formats::composefs::object_name;
+use sealroot::formats::composefs::{METACOPY, parse_metacopy};
+use sealroot::formats::erofs::{ReadError, Reader, completed};
+use sealroot::verity::digest::ImageDigest;
 
 use crate::output::printable;
 

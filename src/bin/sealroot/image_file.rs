@@ -5,11 +5,11 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use rustix::fs::{Mode, OFlags};
-use sealroot::cmdline::FormatVersion;
-use sealroot::digest::{Algorithm, ImageDigest};
+use sealroot::disk::repository::Repository;
+use sealroot::formats::composefs;
+use sealroot::formats::composefs::FormatVersion;
 use sealroot::refusal::Refusal;
-use sealroot::repository::Repository;
-use sealroot::{image, objects};
+use sealroot::verity::digest::{Algorithm, ImageDigest};
 
 use crate::arguments::ImageArguments;
 use crate::measure::{self, Measured};
@@ -48,14 +48,14 @@ pub fn open_in(repository: &Repository, expected: ImageDigest) -> Result<ImageFi
         let refusal = Refusal::of(format!("image '{name}'")).expected(expected.to_string());
         return Err(refusal.but(measured.to_string()).into());
     }
-    let format = image::format(&name, &file)?;
+    let format = composefs::format(&name, &file)?;
     Ok(ImageFile { name, file, format, measured })
 }
 
 fn open_file(path: &Path, algorithm: Option<Algorithm>) -> Result<ImageFile, Failure> {
     let name = printable(path.as_os_str().as_bytes());
     let file = measure::open(path).map_err(|reason| unusable(&name, reason))?;
-    let format = image::format(&name, &file)?;
+    let format = composefs::format(&name, &file)?;
     let algorithm = match algorithm {
         Some(algorithm) => algorithm,
         None => algorithm_of_objects(&name, &file)?.unwrap_or(Algorithm::Sha256),
@@ -75,7 +75,7 @@ pub fn open_repository(directory: &Path) -> Result<Repository, Failure> {
 /// The algorithm of the first object that an image names: a repository has one for all.
 fn algorithm_of_objects(name: &str, file: &File) -> Result<Option<Algorithm>, Failure> {
     let mut algorithm = None;
-    objects::walk(name, file, |_, digest| {
+    composefs::walk(name, file, |_, digest| {
         algorithm = Some(digest.algorithm());
         false
     })?;

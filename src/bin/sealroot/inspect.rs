@@ -5,8 +5,8 @@ use std::fmt;
 use std::path::{Component, Path};
 
 use miniserde::Serialize;
-use sealroot::erofs::{Entries, Reader};
-use sealroot::objects::object_name;
+use sealroot::formats::composefs::object_name;
+use sealroot::formats::erofs::{Entries, Reader};
 
 use crate::arguments::InspectArguments;
 use crate::entry::Entry;

@@ -3,9 +3,9 @@
 use std::fmt;
 
 use miniserde::Serialize;
-use sealroot::cmdline::FormatVersion;
-use sealroot::digest::ImageDigest;
-use sealroot::openings;
+use sealroot::ask::openings;
+use sealroot::formats::composefs::FormatVersion;
+use sealroot::verity::digest::ImageDigest;
 
 use crate::arguments::KargArguments;
 use crate::image_file;

@@ -9,10 +9,10 @@ use std::path::Path;
 use miniserde::Serialize;
 use rustix::fs::OFlags;
 use rustix::io::Errno;
-use sealroot::digest::{Algorithm, ImageDigest};
-use sealroot::merkle::{self, Patience, Threads};
-use sealroot::object::ObjectIs;
-use sealroot::verify;
+use sealroot::disk::object::ObjectIs;
+use sealroot::verity::ask_kernel;
+use sealroot::verity::digest::{Algorithm, ImageDigest};
+use sealroot::verity::merkle::{self, Patience, Threads};
 
 /// A digest and who says so.
 #[derive(Debug)]
@@ -38,8 +38,8 @@ pub enum By {
 impl Measured {
     /// Of an open file. `algorithm` is for where the kernel has no say.
     pub fn of(file: &File, algorithm: Algorithm) -> io::Result<Self> {
-        let by = match verify::measure(file) {
-            Ok(verify::Measured::Digest(digest)) => return Ok(Self { digest, by: By::Kernel }),
+        let by = match ask_kernel::measure(file) {
+            Ok(ask_kernel::Measured::Digest(digest)) => return Ok(Self { digest, by: By::Kernel }),
             Ok(other) => return Err(io::Error::other(format!("measured {other}"))),
             Err(Errno::NODATA) => By::FileWithoutVerity,
             Err(Errno::NOTTY | Errno::OPNOTSUPP) => By::NoVerityThere,

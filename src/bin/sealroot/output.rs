@@ -6,7 +6,7 @@ use std::io::{self, IsTerminal, Write as _};
 use std::process::ExitCode;
 
 use miniserde::{Serialize, json};
-use sealroot::printable::{self, is_printable};
+use sealroot::formats::printable::{self, is_printable};
 use sealroot::refusal::chain;
 
 /// The version of the JSON documents; it grows when a reader of an older one would be misled.

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeSet;
 
-use sealroot::uki::initramfs::{Content, Initramfs};
+use sealroot::formats::uki::initramfs::{Content, Initramfs};
 
 use crate::complete::{ENABLED, GENERATOR, SHIPPED, UNITS};
 use crate::output::printable;

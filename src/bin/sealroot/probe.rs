@@ -11,10 +11,10 @@ use miniserde::Serialize;
 use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{FsOpenFlags, fsconfig_create, fsconfig_set_fd, fsconfig_set_string, fsopen};
-use sealroot::mount::Kernel;
-use sealroot::mount::kernel::MountTable;
-use sealroot::mount::table;
-use sealroot::verify::{self, filesystem_without_verity};
+use sealroot::kernel::Kernel;
+use sealroot::kernel::forms::MountTable;
+use sealroot::kernel::mounts;
+use sealroot::verity::ask_kernel::{self, filesystem_without_verity};
 
 use crate::arguments::{BOOTED_REPOSITORY, ProbeArguments};
 use crate::output::{Answer, Failure, Finding, Page, Paint, printable};
@@ -79,7 +79,7 @@ pub fn run(arguments: &ProbeArguments) -> Result<Probe, Failure> {
         features.push(Feature { feature: feature.into(), since, found, needed: false, without: without.into() });
     }
     let known = Kernel::new();
-    table::mount_of(&location, &known)?;
+    mounts::mount_of(&location, &known)?;
     features.push(Feature {
         feature: "statmount with source and options".into(),
         since: "6.13",
@@ -134,7 +134,7 @@ fn file_to_try(directory: &OwnedFd) -> Result<OwnedFd, Errno> {
 
 /// fs-verity on the filesystem of a directory, which is something without it where there is fs-verity.
 fn fs_verity(name: &str, directory: File) -> Feature {
-    let found = matches!(verify::measure(&directory), Ok(_) | Err(Errno::NODATA));
+    let found = matches!(ask_kernel::measure(&directory), Ok(_) | Err(Errno::NODATA));
     let without = if found { String::new() } else { filesystem_without_verity(&directory) };
     Feature { feature: format!("fs-verity at '{name}'"), since: "5.4", found, needed: true, without }
 }

@@ -5,14 +5,14 @@ use std::fs;
 use std::path::Path;
 
 use miniserde::Serialize;
-use sealroot::cmdline::BootRequest;
-use sealroot::digest::ImageDigest;
-use sealroot::inputs::{self, Firmware};
-use sealroot::mount::root::{check_options, source};
-use sealroot::mount::table::Mount;
-use sealroot::policy::Verification;
+use sealroot::ask::cmdline::BootRequest;
+use sealroot::ask::read::{self, Firmware};
+use sealroot::boot::report::EarlierReport;
+use sealroot::kernel::mounts::Mount;
 use sealroot::refusal::chain;
-use sealroot::report::EarlierReport;
+use sealroot::steps::mount::{check_options, source};
+use sealroot::verity::Verification;
+use sealroot::verity::digest::ImageDigest;
 
 use crate::booted;
 use crate::output::{Answer, Failure, Finding, Page, Paint, printable};
@@ -80,7 +80,7 @@ pub fn run() -> Result<Status, Failure> {
     let report = booted::report()?;
     problems.extend(compare_report(report.as_ref(), &mount, image)?);
     let mut format = None;
-    match BootRequest::try_from(&inputs::command_line()?) {
+    match BootRequest::try_from(&read::command_line()?) {
         Ok(request) => match request.images().iter().find(|requested| Some(requested.digest()) == image) {
             Some(requested) => format = Some(requested.format().name().into()),
             None => problems.push("kernel command line: expected the digest of the root, found another or none".into()),

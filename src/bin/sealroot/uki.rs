@@ -8,16 +8,19 @@ use std::ptr;
 
 use miniserde::Serialize;
 use miniserde::json::{self, Value};
-use sealroot::cmdline::CommandLine;
-use sealroot::config::{Config, SEALROOT_TOML, SETUP_ROOT_CONF_TOML};
-use sealroot::firmware::{Lockdown, SecureBoot};
-use sealroot::openings::{self, Boot, Opening, PhysicalFilesystem};
-use sealroot::policy::{self, Decision, Policy, Settings, Verification};
+use sealroot::ask::cmdline::CommandLine;
+use sealroot::ask::config::{Config, SEALROOT_TOML, SETUP_ROOT_CONF_TOML};
+use sealroot::ask::firmware::{Lockdown, SecureBoot};
+use sealroot::ask::openings::{self, Boot, Opening, PhysicalFilesystem};
+use sealroot::ask::policy::{self, Decision, Policy, Settings};
+use sealroot::ask::stub::Stub;
+use sealroot::formats::composefs;
+use sealroot::formats::uki::initramfs::{Budget, Content, Initramfs};
+use sealroot::formats::uki::pe::{self, MAX_SIZE, Sections, Signature, Uki, required};
 use sealroot::refusal::{Refusal, chain};
-use sealroot::stub::Stub;
-use sealroot::uki::initramfs::{Budget, Content, Initramfs};
-use sealroot::uki::pe::{self, MAX_SIZE, Sections, Signature, Uki, required};
-use sealroot::{assemble, image};
+use sealroot::steps::assemble;
+use sealroot::steps::find::find_in;
+use sealroot::verity::Verification;
 
 use crate::arguments::UkiArguments;
 use crate::output::{Answer, Failure, Finding, Page, Paint, printable};
@@ -229,7 +232,7 @@ fn config<'a>(initramfs: &'a Initramfs, path: &str) -> Result<&'a str, String> {
 /// The image that a repository has for a policy, if it can be booted.
 fn find_image(repository: &Path, policy: &Policy) -> Result<String, Failure> {
     let repository = image_file::open_repository(repository)?;
-    let found = repository.find(policy.images())?;
+    let found = find_in(&repository, policy.images())?;
     let image = image_file::open_in(&repository, found.requested().digest())?;
     if image.format != found.requested().format() {
         return Err(format!(
@@ -240,7 +243,7 @@ fn find_image(repository: &Path, policy: &Policy) -> Result<String, Failure> {
         )
         .into());
     }
-    image::check_mount_points(&image.name, &image.file, &assemble::mount_points(policy.settings()))?;
+    composefs::check_mount_points(&image.name, &image.file, &assemble::mount_points(policy.settings()))?;
     Ok(format!("{}: {}", image.name, image.measured.by()))
 }
 

@@ -6,12 +6,11 @@ use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use miniserde::Serialize;
-use sealroot::digest::ImageDigest;
-use sealroot::image;
-use sealroot::object::{self, Object, ObjectIs};
-use sealroot::objects::{self, object_name};
-use sealroot::repository::{Repository, image_name};
-use sealroot::whole_file::WholeFiles;
+use sealroot::disk::object::{self, Object, ObjectIs};
+use sealroot::disk::repository::{Repository, image_name};
+use sealroot::disk::whole_file::WholeFiles;
+use sealroot::formats::composefs::{self, object_name};
+use sealroot::verity::digest::ImageDigest;
 
 use crate::arguments::{Selection, VerifyArguments};
 use crate::measure::{By, Measured};
@@ -134,9 +133,9 @@ fn try_look(
         return Err("expected a file with fs-verity, found the right one without".into());
     }
     WholeFiles::new().read(&file)?;
-    verdict.format = Some(image::format(&name, &file)?.name().into());
+    verdict.format = Some(composefs::format(&name, &file)?.name().into());
     let mut objects = Vec::new();
-    objects::walk(&name, &file, |_, object| {
+    composefs::walk(&name, &file, |_, object| {
         objects.push(object);
         true
     })?;
@@ -182,7 +181,7 @@ fn name_users(
     broken: &mut BTreeMap<ImageDigest, BrokenObject>,
 ) -> Result<(), Failure> {
     let (name, file) = repository.open_image(image)?;
-    objects::walk(&name, &file, |path, object| {
+    composefs::walk(&name, &file, |path, object| {
         if let Some(object) = broken.get_mut(&object) {
             object.files.push(UsedBy { image: name.clone(), path: path() });
         }
@@ -218,7 +217,7 @@ fn unused(repository: &Repository) -> Result<Vec<String>, Failure> {
         // An image is an object, too.
         used.insert(object_name(digest));
         let (name, file) = repository.open_image(digest)?;
-        objects::walk(&name, &file, |_, object| {
+        composefs::walk(&name, &file, |_, object| {
             used.insert(object_name(object));
             true
         })?;

@@ -2,7 +2,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use sealroot::added;
+use sealroot::ask::added;
 use sealroot_fuzz::bounded;
 
 const NAMES: [&str; 4] = [

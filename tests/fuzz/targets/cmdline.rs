@@ -2,11 +2,11 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use sealroot::cmdline::{BootRequest, CommandLine, RequestedVerification};
-use sealroot::config::Config;
-use sealroot::firmware::{Lockdown, SecureBoot};
-use sealroot::openings::{self, Boot, Opening, PhysicalFilesystem};
-use sealroot::policy::Settings;
+use sealroot::ask::cmdline::{BootRequest, CommandLine, RequestedVerification};
+use sealroot::ask::config::Config;
+use sealroot::ask::firmware::{Lockdown, SecureBoot};
+use sealroot::ask::openings::{self, Boot, Opening, PhysicalFilesystem};
+use sealroot::ask::policy::Settings;
 use sealroot_fuzz::{bounded, check_message};
 
 type Argument = (Vec<u8>, Option<Vec<u8>>);

@@ -3,10 +3,11 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use sealroot::cmdline::CommandLine;
-use sealroot::config::{Check, Config, ConfigError, KargPolicy, SecureBootPolicy};
-use sealroot::firmware::SecureBoot;
-use sealroot::policy::{self, Decision, Settings};
+use sealroot::ask::cmdline::CommandLine;
+use sealroot::ask::config::{Check, Config, KargPolicy, SecureBootPolicy};
+use sealroot::ask::firmware::SecureBoot;
+use sealroot::ask::policy::{self, Decision, Settings};
+use sealroot::refusal::Refusal;
 use sealroot_fuzz::{bounded, check_message};
 
 fuzz_target!(|input: &[u8]| {
@@ -41,7 +42,7 @@ fuzz_target!(|input: &[u8]| {
     }
 });
 
-fn parse(text: &str, parser: fn(&str) -> Result<Config, ConfigError>) -> Option<Config> {
+fn parse(text: &str, parser: fn(&str) -> Result<Config, Refusal>) -> Option<Config> {
     match bounded(text.len(), 1024, || parser(text)) {
         Ok(config) => {
             // Another reader, so that nothing passes that is no TOML; and what may weaken a machine is really said.

@@ -3,7 +3,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use sealroot::firmware::{Lockdown, SecureBoot, boot_entry, secure_boot};
+use sealroot::ask::firmware::{Lockdown, SecureBoot, boot_entry, secure_boot};
 use sealroot_fuzz::{bounded, check_message};
 
 fuzz_target!(|input: &[u8]| {

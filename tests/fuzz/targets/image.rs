@@ -4,7 +4,7 @@
 use std::fs::File;
 
 use libfuzzer_sys::{fuzz_mutator, fuzz_target, fuzzer_mutate};
-use sealroot::cmdline::FormatVersion;
+use sealroot::formats::composefs::FormatVersion;
 use sealroot::fuzzing::{look_inside, walk};
 use sealroot_fuzz::{bounded, check_message, file};
 

@@ -2,7 +2,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use sealroot::manifest::Manifest;
+use sealroot::ask::manifest::Manifest;
 use sealroot_fuzz::{bounded, check_message};
 
 fuzz_target!(|text: &[u8]| {

@@ -4,7 +4,7 @@
 use std::os::unix::ffi::OsStrExt;
 
 use libfuzzer_sys::fuzz_target;
-use sealroot::mount::mountinfo::{self, Line};
+use sealroot::kernel::mountinfo::{self, Line};
 use sealroot_fuzz::{bounded, check_message};
 
 fuzz_target!(|table: &[u8]| {

@@ -3,8 +3,9 @@
 
 use libfuzzer_sys::fuzz_target;
 use sealroot::fuzzing::report_text;
-use sealroot::policy::{Action, Verification};
-use sealroot::report::{EarlierReport, Report, Verdict};
+use sealroot::ask::policy::Action;
+use sealroot::boot::report::{EarlierReport, Report, Verdict};
+use sealroot::verity::Verification;
 use sealroot_fuzz::{bounded, check_message};
 
 fuzz_target!(|input: &[u8]| {

@@ -8,7 +8,7 @@ use std::sync::LazyLock;
 
 use libfuzzer_sys::fuzz_target;
 use sealroot::fuzzing::parse_metacopy;
-use sealroot::repository::Repository;
+use sealroot::disk::repository::Repository;
 use sealroot_fuzz::{bounded, check_message};
 use serde::Deserialize;
 

@@ -2,8 +2,8 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use sealroot::uki::initramfs::{Budget, Initramfs};
-use sealroot::uki::pe::Uki;
+use sealroot::formats::uki::initramfs::{Budget, Initramfs};
+use sealroot::formats::uki::pe::Uki;
 use sealroot_fuzz::{bounded, check_message};
 
 /// What decompressing may hold beyond its input: two windows of zstd.

@@ -1,0 +1,134 @@
+//! What is asked of a boot: all inputs, each read once, and what was added to the signed ones refused.
+
+pub mod added;
+pub mod cmdline;
+pub mod config;
+pub mod firmware;
+pub mod keep;
+pub mod manifest;
+pub mod openings;
+pub mod policy;
+pub mod read;
+pub mod stub;
+
+use crate::refusal::{Refusal, chain};
+use added::AddedString;
+use cmdline::CommandLine;
+use config::{Config, FirmwareStrings};
+use firmware::SecureBoot;
+use openings::{Boot, Opening, PhysicalFilesystem};
+use policy::{Decision, Settings};
+use read::Firmware;
+use stub::Stub;
+
+/// Everything that decides, from the signed image and from the firmware.
+#[derive(Debug)]
+pub struct Asked {
+    command_line: CommandLine,
+    settings: Settings,
+    secure_boot: SecureBoot,
+    stub: Option<String>,
+    added: Vec<AddedString>,
+}
+
+/// Reads all inputs.
+///
+/// # Errors
+/// One cannot be read, or something was added to what was signed.
+pub fn ask() -> Result<Asked, Refusal> {
+    let command_line = read::command_line()?;
+    let settings = settings(read::configs()?, &command_line);
+    let firmware = known(Firmware::open());
+    // What cannot be read is no state, which is enough unless one is required.
+    let secure_boot = firmware.as_ref().and_then(|firmware| known(firmware.secure_boot()));
+    let added = added(&command_line, &settings)?;
+    let stub = firmware.and_then(|firmware| known(firmware.stub()).flatten());
+    Ok(Asked { command_line, settings, secure_boot: secure_boot.unwrap_or(SecureBoot::Unknown), stub, added })
+}
+
+/// Looks only at what was added to the signed image, which is a refusal; for the first moment of a boot.
+///
+/// # Errors
+/// Something was added, or what might be cannot be read.
+pub fn look_for_additions() -> Result<(), Refusal> {
+    let command_line = read::command_line()?;
+    // What is wrong with the configuration, the boot program says. Meanwhile the strict defaults hold.
+    let settings = settings(read::configs().unwrap_or_default(), &command_line);
+    policy::judge_added(&settings, &added(&command_line, &settings)?)?;
+    judge_as_signed(&command_line)
+}
+
+/// The input, or `None` and a warning when it cannot be read.
+pub fn known<T>(input: Result<T, Refusal>) -> Option<T> {
+    input.inspect_err(|error| log::warn!("{}, ignoring", chain(error))).ok()
+}
+
+fn settings((ours, theirs): (Config, Config), command_line: &CommandLine) -> Settings {
+    Settings::resolve(ours, theirs, command_line)
+}
+
+/// What the machine's set-up adds. If that is a refusal, so is what cannot be read.
+fn added(command_line: &CommandLine, settings: &Settings) -> Result<Vec<AddedString>, Refusal> {
+    policy::judge_hiding(command_line, settings)?;
+    match settings.firmware_strings.value() {
+        FirmwareStrings::Refuse => Ok(read::added()?),
+        FirmwareStrings::Report => Ok(known(read::added()).unwrap_or_default()),
+    }
+}
+
+/// If the initramfs says what the signed command line is, this must be it.
+fn judge_as_signed(command_line: &CommandLine) -> Result<(), Refusal> {
+    match read::signed_command_lines()? {
+        Some(signed) => Ok(policy::judge_command_line(command_line, &signed)?),
+        None => Ok(()),
+    }
+}
+
+impl Asked {
+    /// The kernel command line.
+    pub fn command_line(&self) -> &CommandLine {
+        &self.command_line
+    }
+
+    /// Every setting.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// The firmware's state.
+    pub fn secure_boot(&self) -> SecureBoot {
+        self.secure_boot
+    }
+
+    /// The boot stub, by its own name.
+    pub fn stub(&self) -> Option<&str> {
+        self.stub.as_deref()
+    }
+
+    /// What the machine's set-up adds.
+    pub fn added(&self) -> &[AddedString] {
+        &self.added
+    }
+
+    /// What stays open, with a physical root of this kind.
+    pub fn openings(&self, filesystem: PhysicalFilesystem) -> Vec<Opening> {
+        openings::find(&Boot {
+            command_line: &self.command_line,
+            settings: &self.settings,
+            lockdown: read::lockdown(),
+            secure_boot: self.secure_boot,
+            stub: self.stub().map(Stub::named),
+            filesystem,
+        })
+    }
+
+    /// What follows from it.
+    ///
+    /// # Errors
+    /// It contradicts itself, or something in it is not allowed.
+    pub fn decide(&self) -> Result<Decision, Refusal> {
+        let decision = policy::decide(&self.command_line, self.settings.clone(), self.secure_boot, &self.added);
+        judge_as_signed(&self.command_line)?;
+        decision
+    }
+}

@@ -1,0 +1,352 @@
+//! What a boot leaves open that sealroot cannot close by itself (SECURITY.md): command line, boot stub,
+//! configuration.
+
+use crate::ask::cmdline::CommandLine;
+use crate::ask::config::{FirmwareStrings, StateMount};
+use crate::ask::firmware::{Lockdown, SecureBoot};
+use crate::ask::keep::KeepList;
+use crate::ask::policy::Settings;
+use crate::ask::stub::{Extra, Stub};
+use crate::formats::names::names;
+
+mod asked;
+
+use asked::Asked;
+
+/// A way around the seal that is open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Opening {
+    /// PID 1 takes credentials from SMBIOS strings, and with them units.
+    ImportedCredentials,
+    /// PID 1 takes credentials from a cloud's metadata service, whose address is whoever answers there (systemd 261).
+    MetadataService,
+    /// A writable `/etc/fstab` can mount over the sealed root.
+    Fstab,
+    /// The initrd can give a root shell.
+    InitrdShell,
+    /// A hibernation image on the disk can be resumed.
+    Hibernation,
+    /// The command line has the booted system run, start or mount something more.
+    ExtraUnits,
+    /// Images and folders of a writable directory are merged over /usr and /etc.
+    Extensions,
+    /// Further partitions of the disk are mounted, or swapped to.
+    OtherPartitions,
+    /// An EFI variable has partitions erased (systemd 258).
+    FactoryReset,
+    /// The superblock of the physical root says what follows an error on it, a panic of the kernel for one.
+    DiskErrors,
+    /// The machine-id on the disk can have PID 1 take any boot for the first one: presets, questions at the console.
+    FirstBoot,
+    /// What lies in a persistent /etc is read by PID 1 and by each program: `ld.so.preload`, units.
+    WritableEtc,
+    /// Strings of the machine's set-up that add to what was signed are only reported.
+    FirmwareStrings,
+    /// The boot stub puts an SMBIOS string behind the signed command line. The boot program refuses such a string, unless
+    /// `rdinit=` in it has the kernel start something else, or a variable in it has PID 1 load code or run no generator.
+    StubCommandLine,
+    /// The boot stub adds a boot loader's initramfs to the signed one.
+    StubInitrd,
+    /// No boot stub says that it started the kernel: the command line is the boot loader's.
+    UnsignedCommandLine,
+}
+
+names!(Opening:
+    ImportedCredentials = "imported-credentials",
+    MetadataService = "metadata-service",
+    Fstab = "fstab",
+    InitrdShell = "initrd-shell",
+    Hibernation = "hibernation",
+    ExtraUnits = "extra-units",
+    Extensions = "extensions",
+    OtherPartitions = "other-partitions",
+    FactoryReset = "factory-reset",
+    DiskErrors = "disk-errors",
+    FirstBoot = "first-boot",
+    WritableEtc = "writable-etc",
+    FirmwareStrings = "firmware-strings",
+    StubCommandLine = "stub-command-line",
+    StubInitrd = "stub-initrd",
+    UnsignedCommandLine = "unsigned-command-line"
+);
+
+impl Opening {
+    /// What would close it: kernel arguments, or words that name something else.
+    pub fn remedy(self) -> &'static str {
+        match self {
+            Self::ImportedCredentials => "systemd.import_credentials=no",
+            Self::MetadataService => "systemd.imds=no",
+            Self::Fstab => "fstab=no rd.fstab=no",
+            Self::InitrdShell => "rd.shell=0 rd.emergency=halt",
+            Self::Hibernation => "noresume",
+            Self::ExtraUnits => "no argument for units or mounts",
+            Self::Extensions => "systemd.mask=systemd-sysext.service systemd.mask=systemd-confext.service",
+            Self::OtherPartitions => "systemd.gpt_auto=no",
+            Self::FactoryReset => "systemd.factory_reset=no",
+            Self::DiskErrors => "rootflags=errors=remount-ro",
+            Self::FirstBoot => "systemd.condition_first_boot=no systemd.firstboot=no",
+            Self::WritableEtc => "etc.keep of nothing but data, or etc.mount = \"transient\" or \"none\"",
+            Self::FirmwareStrings => "policy.firmware-strings = \"refuse\"",
+            Self::StubCommandLine => "a boot stub that takes no SMBIOS string",
+            Self::StubInitrd => "a boot stub that takes no initramfs of a boot loader",
+            Self::UnsignedCommandLine => "a unified kernel image",
+        }
+    }
+}
+
+/// What closes all openings that kernel arguments close, on a physical root with ext4.
+pub const SEALED: [Opening; 10] = [
+    Opening::ImportedCredentials,
+    Opening::MetadataService,
+    Opening::Fstab,
+    Opening::InitrdShell,
+    Opening::Hibernation,
+    Opening::Extensions,
+    Opening::OtherPartitions,
+    Opening::FactoryReset,
+    Opening::DiskErrors,
+    Opening::FirstBoot,
+];
+
+/// The filesystem of the physical root.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PhysicalFilesystem {
+    /// ext4, whose superblock says what follows an error, or it is not known.
+    MayBeExt4,
+    /// Another.
+    Other,
+}
+
+/// What is looked at.
+#[derive(Clone, Copy, Debug)]
+pub struct Boot<'a> {
+    /// The command line that the system sees.
+    pub command_line: &'a CommandLine,
+    /// Every setting.
+    pub settings: &'a Settings,
+    /// The kernel's lockdown.
+    pub lockdown: Lockdown,
+    /// Whether signatures are checked at all.
+    pub secure_boot: SecureBoot,
+    /// The boot stub; `None` where none says that it was there.
+    pub stub: Option<Stub>,
+    /// What is below the repository.
+    pub filesystem: PhysicalFilesystem,
+}
+
+/// The openings of a boot, in the order of [`Opening`].
+pub fn find(boot: &Boot<'_>) -> Vec<Opening> {
+    let Boot { command_line, settings, lockdown, secure_boot, stub, filesystem } = *boot;
+    let asked = Asked(command_line);
+    let (etc, var) = (*settings.etc.value(), *settings.var.value());
+    let etc_persists = matches!(etc, StateMount::Overlay | StateMount::Bind);
+    let var_persists = matches!(var, StateMount::Overlay | StateMount::Bind);
+    // Who plants a variable, or has the kernel do without the firmware, hides which stub it was.
+    let firmware = matches!(secure_boot, SecureBoot::Enforced | SecureBoot::Unknown);
+    let stub_that_adds = stub.or(firmware.then_some(Stub::Unknown));
+    let keep = settings.etc_keep.value().as_ref();
+    let id_persists = etc_persists && keep.is_none_or(|list| list.matches(b"machine-id"));
+    let adds = |extra| stub_that_adds.is_some_and(|stub| stub.adds(extra));
+    [
+        (
+            Opening::ImportedCredentials,
+            !asked.is_off("systemd.import_credentials") || asked.is_on("rd.systemd.import_credentials"),
+        ),
+        (Opening::MetadataService, !asked.is_off("systemd.imds")),
+        // In the initrd, systemd-fstab-generator takes either form, and the gate sees what it mounts.
+        (Opening::Fstab, etc_persists && (!asked.is_off("fstab") || asked.is_on("rd.fstab"))),
+        (Opening::InitrdShell, asked.shell()),
+        (
+            Opening::Hibernation,
+            !(asked.is_bare("noresume") || asked.is_bare("nohibernate") || lockdown == Lockdown::Active),
+        ),
+        (Opening::ExtraUnits, asked.units()),
+        (Opening::Extensions, (etc_persists || var_persists) && !asked.masks_extensions()),
+        (Opening::OtherPartitions, !asked.is_off("systemd.gpt_auto")),
+        (Opening::FactoryReset, !asked.is_off("systemd.factory_reset")),
+        (Opening::DiskErrors, filesystem == PhysicalFilesystem::MayBeExt4 && !asked.survives_disk_errors()),
+        (
+            Opening::FirstBoot,
+            id_persists && !(asked.is_off("systemd.condition_first_boot") && asked.is_off("systemd.firstboot")),
+        ),
+        (Opening::WritableEtc, etc_persists && !keep.is_some_and(KeepList::is_data)),
+        (Opening::FirmwareStrings, *settings.firmware_strings.value() == FirmwareStrings::Report),
+        (Opening::StubCommandLine, adds(Extra::CommandLine)),
+        (Opening::StubInitrd, adds(Extra::Initrd)),
+        (Opening::UnsignedCommandLine, firmware && stub.is_none()),
+    ]
+    .into_iter()
+    .filter_map(|(opening, open)| open.then_some(opening))
+    .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ask::config::Config;
+
+    fn sealed() -> String {
+        SEALED.map(Opening::remedy).join(" ")
+    }
+
+    fn settings(config: &str) -> Settings {
+        let config = Config::from_sealroot_toml(config).unwrap();
+        Settings::resolve(config, Config::default(), &CommandLine::default())
+    }
+
+    /// A boot that is closed but for command line and settings.
+    fn boot<'a>(command_line: &'a CommandLine, settings: &'a Settings) -> Boot<'a> {
+        Boot {
+            command_line,
+            settings,
+            lockdown: Lockdown::None,
+            secure_boot: SecureBoot::Enforced,
+            stub: Some(Stub::Systemd(253)),
+            filesystem: PhysicalFilesystem::MayBeExt4,
+        }
+    }
+
+    /// Of a command line and a configuration alone.
+    fn openings(line: &str, config: &str) -> Vec<Opening> {
+        let (command_line, settings) = (CommandLine::split(line.as_bytes()), settings(config));
+        find(&boot(&command_line, &settings))
+    }
+
+    const KEEP: &str = "[etc]\nkeep = []\n";
+
+    #[test]
+    fn a_sealed_command_line_leaves_none() {
+        assert_eq!(openings(&sealed(), KEEP), []);
+    }
+
+    #[test]
+    fn each_one_alone() {
+        use Opening::*;
+        for (remove, add, opening) in [
+            ("systemd.import_credentials=no", "", ImportedCredentials),
+            ("systemd.import_credentials=no", "systemd.import_credentials=yes", ImportedCredentials),
+            ("", "systemd.import_credentials", ImportedCredentials),
+            ("", "rd.systemd.import_credentials=yes", ImportedCredentials),
+            ("systemd.imds=no", "", MetadataService),
+            ("", "systemd.imds=yes", MetadataService),
+            ("fstab=no rd.fstab=no", "", Fstab),
+            ("", "rd.fstab=yes", Fstab),
+            ("", "fstab", Fstab),
+            ("rd.shell=0", "", InitrdShell),
+            ("rd.emergency=halt", "", InitrdShell),
+            ("", "rd.break", InitrdShell),
+            ("", "rd.break=pre-pivot", InitrdShell),
+            ("", "rd.systemd.break=pre-mount", InitrdShell),
+            ("", "systemd.break", InitrdShell),
+            ("", "SYSTEMD_SULOGIN_FORCE=1", InitrdShell),
+            ("", "rd.systemd.debug_shell", InitrdShell),
+            ("", "systemd.debug-shell", InitrdShell),
+            ("", "rd.shell", InitrdShell),
+            ("rd.shell=0", "rd.shell=false", InitrdShell),
+            ("", "rd.systemd.unit=rescue.target", InitrdShell),
+            ("", "rd.rescue", InitrdShell),
+            ("", "rd.emergency", InitrdShell),
+            ("", "rescue", InitrdShell),
+            ("", "rd.cmdline=ask", InitrdShell),
+            ("", "init=/usr/bin/bash", InitrdShell),
+            ("", "init=sh", InitrdShell),
+            ("", "init=/usr/bin/python3", InitrdShell),
+            ("", "1", InitrdShell),
+            ("", "s", InitrdShell),
+            ("", "-b", InitrdShell),
+            ("", "systemd.crash_shell", InitrdShell),
+            ("noresume", "", Hibernation),
+            ("noresume", "noresume=1", Hibernation),
+            ("noresume", "nohibernate=1", Hibernation),
+            ("", "systemd.run=/bin/true", ExtraUnits),
+            ("", "systemd.wants=debug-shell.service", ExtraUnits),
+            ("", "rd.systemd.wants=x.service", ExtraUnits),
+            ("", "systemd.mount-extra=/dev/sdb:/usr", ExtraUnits),
+            ("", "rd.systemd.swap_extra=/dev/sdb", ExtraUnits),
+            ("", "systemd.setenv=LD_PRELOAD=/var/x.so", ExtraUnits),
+            ("", "mount.usr=/dev/sdb", ExtraUnits),
+            ("", "rd.overlay", ExtraUnits),
+            ("", "systemd.pull=tar,verify=no:x:https://x", ExtraUnits),
+            ("", "systemd.ssh_listen=vsock::22", ExtraUnits),
+            ("", "ds=nocloud", ExtraUnits),
+            ("", "cloud-config-url=https://x", ExtraUnits),
+            ("", "bootconfig", ExtraUnits),
+            ("", "ignition.platform.id=qemu", ExtraUnits),
+            ("", "LD_PRELOAD=/x.so", ExtraUnits),
+            ("", "SYSTEMD_GENERATOR_PATH=/x", ExtraUnits),
+            ("systemd.mask=systemd-sysext.service", "", Extensions),
+            ("systemd.mask=systemd-confext.service", "", Extensions),
+            ("systemd.gpt_auto=no", "", OtherPartitions),
+            ("systemd.factory_reset=no", "", FactoryReset),
+            ("", "systemd.factory_reset", FactoryReset),
+            ("rootflags=errors=remount-ro", "", DiskErrors),
+            ("", "rootflags=noatime,errors=panic", DiskErrors),
+        ] {
+            let line = format!("{} {add}", sealed().replace(remove, ""));
+            assert_eq!(openings(&line, KEEP), [opening], "{line}");
+        }
+    }
+
+    #[test]
+    fn what_closes_one_otherwise() {
+        let line = sealed().replace("rd.fstab=no", "").replace("fstab=no", "");
+        for mount in ["transient", "none"] {
+            assert_eq!(openings(&line, &format!("[etc]\nmount = \"{mount}\"\n")), []);
+        }
+        assert_eq!(openings(&sealed().replace("import_credentials", "import-credentials"), KEEP), []);
+        assert_eq!(openings(&sealed().replace("noresume", "nohibernate"), KEEP), []);
+        assert_eq!(openings(&sealed().replace("errors=remount-ro", "noatime,errors=continue"), KEEP), []);
+        let line = sealed().replace("systemd.mask", "more");
+        let nothing_persists = "[etc]\nmount = \"none\"\n[var]\nmount = \"transient\"\n";
+        assert_eq!(openings(&line, nothing_persists), []);
+        assert_eq!(openings(&line, "[etc]\nmount = \"none\"\n"), [Opening::Extensions]);
+    }
+
+    #[test]
+    fn what_no_argument_closes() {
+        assert_eq!(openings(&sealed(), ""), [Opening::WritableEtc]);
+        assert_eq!(openings(&sealed(), "[etc]\nmount = \"bind\"\n"), [Opening::WritableEtc]);
+        // Who decides whether it is the first boot.
+        for remove in ["systemd.condition_first_boot=no ", " systemd.firstboot=no"] {
+            let line = sealed().replace(remove, "");
+            assert_eq!(openings(&line, "[etc]\nkeep = [\"machine-id\"]\n"), [Opening::FirstBoot]);
+            assert_eq!(openings(&line, "[etc]\nmount = \"bind\"\n"), [Opening::FirstBoot, Opening::WritableEtc]);
+            for other in ["keep = [\"hostname\"]", "mount = \"transient\""] {
+                assert_eq!(openings(&line, &format!("[etc]\n{other}\n")), []);
+            }
+        }
+        for list in
+            ["\"*\", \"*/**\"", "\"ld.so.*\"", "\"systemd/**\"", "\"systemd/system/a.service\"", "\"*/rules.d/**\""]
+        {
+            assert_eq!(openings(&sealed(), &format!("[etc]\nkeep = [{list}]\n")), [Opening::WritableEtc], "{list}");
+        }
+        let harmless = "[etc]\nkeep = [\"machine-id\", \"ssh/ssh_host_*\", \"NetworkManager/system-connections/**\"]\n";
+        assert_eq!(openings(&sealed(), harmless), []);
+        let reported = format!("{KEEP}[policy]\nfirmware-strings = \"report\"\n");
+        assert_eq!(openings(&sealed(), &reported), [Opening::FirmwareStrings]);
+    }
+
+    #[test]
+    fn by_the_machine() {
+        let (line, bare) = (sealed(), sealed().replace("noresume", "").replace("rootflags", "rootflag"));
+        let settings = settings(KEEP);
+        let found = |line: &str, change: fn(&mut Boot<'_>)| {
+            let command_line = CommandLine::split(line.as_bytes());
+            let mut boot = boot(&command_line, &settings);
+            change(&mut boot);
+            find(&boot)
+        };
+        assert_eq!(found(&bare, |_| ()), [Opening::Hibernation, Opening::DiskErrors]);
+        assert_eq!(found(&bare, |boot| boot.lockdown = Lockdown::Active), [Opening::DiskErrors]);
+        assert_eq!(found(&bare, |boot| boot.filesystem = PhysicalFilesystem::Other), [Opening::Hibernation]);
+        assert_eq!(found(&line, |boot| boot.stub = Some(Stub::Systemd(257))), [Opening::StubCommandLine]);
+        let both = [Opening::StubCommandLine, Opening::StubInitrd];
+        assert_eq!(found(&line, |boot| boot.stub = Some(Stub::Systemd(258))), both);
+        assert_eq!(found(&line, |boot| boot.stub = Some(Stub::Unknown)), both);
+        let all = [Opening::StubCommandLine, Opening::StubInitrd, Opening::UnsignedCommandLine];
+        assert_eq!(found(&line, |boot| boot.stub = None), all);
+        assert_eq!(found(&line, |boot| (boot.stub, boot.secure_boot) = (None, SecureBoot::Unknown)), all);
+        let off = |boot: &mut Boot<'_>| (boot.stub, boot.secure_boot) = (None, SecureBoot::Off);
+        assert_eq!(found(&line, off), []);
+    }
+}

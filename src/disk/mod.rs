@@ -1,0 +1,6 @@
+//! The physical root, trusted in nothing.
+
+pub mod object;
+pub mod physical;
+pub mod repository;
+pub mod whole_file;

@@ -1,0 +1,400 @@
+//! /etc, /var, /sysroot and the transient root around a sealed root, in a tree that nothing else can see.
+//!
+//! Every overlay takes its lower layer from the sealed root and never from another overlay on top of it: the kernel
+//! stacks two levels, and the sealed root is one.
+
+use std::fmt;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::fs::{AtFlags, Gid, Mode, RenameFlags, Uid};
+use rustix::io::Errno;
+use rustix::mount::MountAttrFlags;
+
+use crate::ask::config::{MountFlag, StateMount, SysrootMount};
+use crate::ask::keep::KeepList;
+use crate::ask::policy::Settings;
+use crate::disk::physical::{self, PhysicalRoot};
+use crate::kernel::lookup::{self, Links, LookupError};
+use crate::kernel::workbench::Workbench;
+use crate::kernel::{FsError, INERT, Kernel, attach, clone_tree, mounts, overlay, tmpfs};
+use crate::refusal::Refusal;
+use crate::steps::mount::{DetachedRoot, RootOrigin, SealedLayers};
+use crate::steps::set_aside::{self, SetAside};
+use crate::sys::mount_attr;
+
+/// The new root with everything in it, ready to replace /sysroot.
+#[derive(Debug)]
+pub struct AssembledRoot {
+    mount: OwnedFd,
+    layers: SealedLayers,
+    origin: RootOrigin,
+    source: String,
+    own_mounts: Vec<(&'static str, u64)>,
+}
+
+impl AssembledRoot {
+    /// What the root was made from.
+    pub fn origin(&self) -> &RootOrigin {
+        &self.origin
+    }
+
+    /// The layers of the sealed root.
+    pub fn layers(&self) -> &SealedLayers {
+        &self.layers
+    }
+
+    /// The mounts that the new root consists of: mount point and identifier, the root first.
+    pub fn own_mounts(&self) -> &[(&'static str, u64)] {
+        &self.own_mounts
+    }
+
+    /// The source of the root's mount, as `findmnt` shows it.
+    pub fn source(&self) -> &str {
+        &self.source
+    }
+}
+
+impl AsFd for AssembledRoot {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.mount.as_fd()
+    }
+}
+
+/// A directory of the sealed root that cannot be used.
+fn no_mount_point(name: &str, reason: impl Into<LookupError>) -> Refusal {
+    Refusal::of(format!("sealed root: '/{name}'")).because(reason.into())
+}
+
+/// A directory that keeps state on the physical root, by its path there.
+fn about_state(name: &str) -> Refusal {
+    Refusal::of(format!("state directory '{name}'"))
+}
+
+/// The same, if it cannot be looked up or changed.
+fn state_error(name: &str, reason: impl Into<LookupError>) -> Refusal {
+    about_state(name).because(reason.into())
+}
+
+/// A filesystem that could not be mounted, by where it was to be.
+fn not_mounted(name: &str, reason: FsError) -> Refusal {
+    Refusal::of(format!("'/{name}'")).because(reason)
+}
+
+/// Whether an overlay was refused with the error that the kernel has for too many levels of stacking, among others.
+pub fn may_be_stacking(refusal: &Refusal) -> bool {
+    let is_it = |error: &FsError| error.reason() == Errno::INVAL && error.filesystem() == "overlay";
+    refusal.cause().is_some_and(is_it)
+}
+
+/// What the assembly works with.
+struct Assembly<'a> {
+    sealed: &'a DetachedRoot,
+    physical: &'a PhysicalRoot<'a>,
+    workbench: &'a Workbench,
+    kernel: &'a Kernel,
+    aside: &'a mut SetAside,
+}
+
+/// A directory that is to be writable, or not.
+struct StateDirectory<'a> {
+    name: &'static str,
+    mount: StateMount,
+    attributes: MountAttrFlags,
+    /// What stays in its upper layer; `None` for everything.
+    keep: Option<&'a KeepList>,
+}
+
+/// The directories of the root that [`assemble`] will mount something on.
+pub fn mount_points(settings: &Settings) -> Vec<&'static str> {
+    [
+        ("etc", *settings.etc.value() != StateMount::None),
+        ("var", *settings.var.value() != StateMount::None),
+        ("sysroot", *settings.sysroot.value() != SysrootMount::None),
+    ]
+    .into_iter()
+    .filter_map(|(name, needed)| needed.then_some(name))
+    .collect()
+}
+
+/// Puts the new root together. What is set aside for that is in `aside`, also where it comes to an error.
+pub fn assemble(
+    sealed: DetachedRoot,
+    physical: &PhysicalRoot<'_>,
+    settings: &Settings,
+    workbench: &Workbench,
+    kernel: &Kernel,
+    aside: &mut SetAside,
+) -> Result<AssembledRoot, Refusal> {
+    let sysroot = *settings.sysroot.value();
+    let directories = [
+        StateDirectory {
+            name: "etc",
+            mount: *settings.etc.value(),
+            attributes: mount_attributes(settings.etc_flags.value()),
+            keep: settings.etc_keep.value().as_ref(),
+        },
+        StateDirectory {
+            name: "var",
+            mount: *settings.var.value(),
+            attributes: mount_attributes(settings.var_flags.value()),
+            keep: None,
+        },
+    ];
+    let persistent = |directory: &StateDirectory<'_>| matches!(directory.mount, StateMount::Overlay | StateMount::Bind);
+    if sysroot == SysrootMount::Writable || directories.iter().any(persistent) {
+        physical::make_writable(physical.mounted(), kernel).map_err(|reason| {
+            Refusal::of("physical root").expected("to be writable for the configured state").because(reason)
+        })?;
+    }
+    let mut assembly = Assembly { sealed: &sealed, physical, workbench, kernel, aside };
+    let mut source = sealed.origin().source();
+    let transient = if *settings.transient_root.value() {
+        source = format!("transient:composefs={}", sealed.origin().requested().digest().to_hex());
+        Some(assembly.transient_overlay("", &source, MountAttrFlags::empty())?)
+    } else {
+        None
+    };
+    let mounts = directories
+        .iter()
+        .map(|directory| Ok((directory.name, assembly.state_mount(directory)?)))
+        .collect::<Result<Vec<_>, Refusal>>()?;
+    let root = transient.as_ref().map_or(sealed.as_fd(), AsFd::as_fd);
+    for (name, mount) in &mounts {
+        if let Some(mount) = mount {
+            attach(mount, root, name).map_err(|reason| no_mount_point(name, reason))?;
+        }
+    }
+    attach_physical(physical, root, sysroot)?;
+    let own_mounts = own_mounts(root, &mounts, physical, sysroot, kernel)?;
+    let origin = sealed.origin().clone();
+    let (sealed, layers) = sealed.into_parts();
+    Ok(AssembledRoot { mount: transient.unwrap_or(sealed), layers, origin, source, own_mounts })
+}
+
+fn own_mounts(
+    root: BorrowedFd<'_>,
+    mounts: &[(&'static str, Option<OwnedFd>)],
+    physical: &PhysicalRoot<'_>,
+    sysroot: SysrootMount,
+    kernel: &Kernel,
+) -> Result<Vec<(&'static str, u64)>, Refusal> {
+    let state = mounts.iter().filter_map(|(name, mount)| mount.as_ref().map(|mount| (*name, mount.as_fd())));
+    let physical = (sysroot != SysrootMount::None).then_some(("sysroot", physical.copy()));
+    [("/", root)]
+        .into_iter()
+        .chain(state)
+        .chain(physical)
+        .map(|(name, mount)| match mounts::id(mount, kernel) {
+            Ok(id) => Ok((name, id)),
+            Err(reason) => Err(Refusal::of("identifier of a mount").because(reason)),
+        })
+        .collect()
+}
+
+fn attach_physical(physical: &PhysicalRoot<'_>, root: BorrowedFd<'_>, mount: SysrootMount) -> Result<(), Refusal> {
+    match mount {
+        SysrootMount::None => return Ok(()),
+        SysrootMount::ReadOnly => {}
+        SysrootMount::Writable => {
+            mount_attr::make_private(physical.copy(), INERT, MountAttrFlags::MOUNT_ATTR_RDONLY)
+                .map_err(|reason| Refusal::of("'/sysroot': make writable").because(reason))?;
+        }
+    }
+    attach(physical.copy(), root, "sysroot").map_err(|reason| no_mount_point("sysroot", reason))
+}
+
+impl Assembly<'_> {
+    /// The mount that goes to one directory of the new root, if any.
+    fn state_mount(&mut self, directory: &StateDirectory<'_>) -> Result<Option<OwnedFd>, Refusal> {
+        match directory.mount {
+            StateMount::None => Ok(None),
+            StateMount::Bind => self.state_clone(directory).map(|(_, clone)| Some(clone)),
+            StateMount::Transient => {
+                self.transient_overlay(directory.name, "transient", directory.attributes).map(Some)
+            }
+            StateMount::Overlay => self.persistent_overlay(directory).map(Some),
+        }
+    }
+
+    /// A private copy of the mount of a state directory, writable, with its path on the physical root.
+    ///
+    /// Looked up from the physical root's directory: `var` may be a link to a directory that deployments share, and a
+    /// link out of the physical root must not lead anywhere.
+    fn state_clone(&self, directory: &StateDirectory<'_>) -> Result<(String, OwnedFd), Refusal> {
+        let name = format!("state/deploy/{}/{}", self.sealed.origin().requested().digest().to_hex(), directory.name);
+        let state = match lookup::directory(self.physical.mounted(), &name, Links::Beneath) {
+            Ok(state) => state,
+            Err(reason) => return Err(state_error(&name, reason)),
+        };
+        match clone_tree(state, directory.attributes, MountAttrFlags::MOUNT_ATTR_RDONLY) {
+            Ok(clone) => Ok((name, clone)),
+            Err(reason) => Err(state_error(&name, reason)),
+        }
+    }
+
+    /// An overlay whose changes stay on the physical root.
+    fn persistent_overlay(&mut self, directory: &StateDirectory<'_>) -> Result<OwnedFd, Refusal> {
+        let lower = self.sealed_directory(directory.name)?;
+        let (name, state) = self.state_clone(directory)?;
+        self.workbench.hold(&state, held_name(directory.name))?;
+        let like = Ownership::of(&lower).map_err(|reason| no_mount_point(directory.name, reason))?;
+        let upper = upper_layer(&state, &name, like)?;
+        if let Some(keep) = directory.keep {
+            let rejected = rejected_layer(&state, &name)?;
+            let (upper, rejected, sealed) = (upper.as_fd(), rejected.as_fd(), lower.as_fd());
+            let layers = set_aside::Layers { upper, rejected, sealed, state: &name };
+            set_aside::set_aside(keep, &layers, self.aside)?;
+        }
+        let work = work_layer(&state, &name, like)?;
+        let layers = self.kernel;
+        overlay::writable("overlay", lower, upper, work, directory.attributes, layers)
+            .map_err(|reason| not_mounted(directory.name, reason))
+    }
+
+    /// An overlay whose changes are gone at reboot, over a directory of the sealed root or (`""`) over all of it.
+    fn transient_overlay(
+        &mut self,
+        name: &'static str,
+        source: &str,
+        attributes: MountAttrFlags,
+    ) -> Result<OwnedFd, Refusal> {
+        let failed = |reason| not_mounted(name, reason);
+        let unreadable = |reason: Errno| no_mount_point(name, reason);
+        let lower = if name.is_empty() {
+            self.sealed
+                .as_fd()
+                .try_clone_to_owned()
+                .map_err(|error| unreadable(Errno::from_io_error(&error).unwrap_or(Errno::IO)))?
+        } else {
+            self.sealed_directory(name)?
+        };
+        let like = Ownership::of(&lower).map_err(unreadable)?;
+        let state = tmpfs("0755", attributes).map_err(failed)?;
+        self.workbench.hold(&state, held_name(name))?;
+        let upper = upper_layer(&state, "tmpfs", like)?;
+        let work = work_layer(&state, "tmpfs", like)?;
+        let mount = overlay::writable(source, lower, upper, work, attributes, self.kernel).map_err(failed)?;
+        if name.is_empty() {
+            self.workbench.hold(&mount, "transient")?;
+        }
+        Ok(mount)
+    }
+
+    fn sealed_directory(&self, name: &'static str) -> Result<OwnedFd, Refusal> {
+        lookup::directory(self.sealed, name, Links::Refused).map_err(|reason| no_mount_point(name, reason))
+    }
+}
+
+/// The name on the workbench of what is below the writable layers of a directory.
+fn held_name(directory: &str) -> &'static str {
+    match directory {
+        "etc" => "etc-state",
+        "var" => "var-state",
+        _ => "root-state",
+    }
+}
+
+/// Who owns a directory, and its permission bits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Ownership {
+    user: u32,
+    group: u32,
+    mode: u32,
+}
+
+impl Ownership {
+    fn of(directory: impl AsFd) -> Result<Self, Errno> {
+        let stat = rustix::fs::fstat(directory)?;
+        Ok(Self { user: stat.st_uid, group: stat.st_gid, mode: stat.st_mode & 0o7777 })
+    }
+}
+
+/// `0:0 0755`
+impl fmt::Display for Ownership {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{} {:04o}", self.user, self.group, self.mode)
+    }
+}
+
+/// A work directory: whoever owns the sealed directory owns it, and nobody else may write to it. Made where it is missing, and
+/// 0700, as overlayfs asks for: other tools make it 0755 (composefs-rs 0.9.4).
+fn work_layer(state: &OwnedFd, parent: &str, like: Ownership) -> Result<OwnedFd, Refusal> {
+    let expected = Ownership { mode: 0o700, ..like };
+    let readable = Ownership { mode: 0o755, ..like };
+    let (fd, found) = layer(state, parent, "work", expected, |found| found == expected || found == readable)?;
+    if found != expected {
+        rustix::fs::chmod(lookup::proc_path(fd.as_fd()), Mode::from_raw_mode(expected.mode))
+            .map_err(|reason| state_error(&format!("{parent}/work"), reason))?;
+    }
+    // An overlay that was mounted with the option volatile leaves it behind after a crash.
+    let forbidden = lookup::directory(&fd, "work", Links::Refused)
+        .is_ok_and(|work| rustix::fs::statat(work, "incompat", AtFlags::SYMLINK_NOFOLLOW).is_ok());
+    if forbidden {
+        let found = "'work/incompat': changes may have been lost";
+        return Err(about_state(&format!("{parent}/work")).expected("nothing that forbids the mount").found(found));
+    }
+    Ok(fd)
+}
+
+/// An upper directory, owned by whoever owns the sealed directory, with its mode; made where it is missing.
+fn upper_layer(state: &OwnedFd, parent: &str, like: Ownership) -> Result<OwnedFd, Refusal> {
+    Ok(layer(state, parent, "upper", like, |found| found == like)?.0)
+}
+
+/// The directory of what is set aside: root's alone, since there are programs of an attacker in it.
+fn rejected_layer(state: &OwnedFd, parent: &str) -> Result<OwnedFd, Refusal> {
+    let expected = Ownership { user: 0, group: 0, mode: 0o700 };
+    Ok(layer(state, parent, set_aside::REJECTED, expected, |found| found == expected)?.0)
+}
+
+/// An upper or work directory whose ownership is accepted, with that; made as `expected` where it is missing.
+fn layer(
+    state: &OwnedFd,
+    parent: &str,
+    name: &str,
+    expected: Ownership,
+    accepted: impl FnOnce(Ownership) -> bool,
+) -> Result<(OwnedFd, Ownership), Refusal> {
+    let path = || format!("{parent}/{name}");
+    let failed = |reason: LookupError| state_error(&path(), reason);
+    let fd = match lookup::directory(state, name, Links::Refused) {
+        Err(LookupError::Kernel(Errno::NOENT)) => {
+            make_layer(state, name, expected).map_err(failed)?;
+            lookup::directory(state, name, Links::Refused)
+        }
+        result => result,
+    }
+    .map_err(failed)?;
+    let found = Ownership::of(&fd).map_err(|reason| failed(reason.into()))?;
+    if !accepted(found) {
+        return Err(about_state(&path()).expected(format!("owner and mode {expected}")).found(found));
+    }
+    Ok((fd, found))
+}
+
+/// Makes a directory under another name first: after a power cut it is there as it must be, or not at all.
+fn make_layer(state: &OwnedFd, name: &str, ownership: Ownership) -> Result<(), LookupError> {
+    let new = format!("{name}.new");
+    match rustix::fs::unlinkat(state, &new, AtFlags::REMOVEDIR) {
+        Ok(()) | Err(Errno::NOENT) => {}
+        Err(reason) => return Err(reason.into()),
+    }
+    rustix::fs::mkdirat(state, &new, Mode::RWXU)?;
+    let fd = lookup::directory(state, &new, Links::Refused)?;
+    let by_path = lookup::proc_path(fd.as_fd());
+    rustix::fs::chown(&by_path, Some(Uid::from_raw(ownership.user)), Some(Gid::from_raw(ownership.group)))?;
+    rustix::fs::chmod(&by_path, Mode::from_raw_mode(ownership.mode))?;
+    rustix::fs::renameat_with(state, &new, state, name, RenameFlags::NOREPLACE)?;
+    Ok(())
+}
+
+fn mount_attributes(flags: &[MountFlag]) -> MountAttrFlags {
+    flags.iter().fold(MountAttrFlags::empty(), |attributes, flag| {
+        attributes
+            | match flag {
+                MountFlag::Nosuid => MountAttrFlags::MOUNT_ATTR_NOSUID,
+                MountFlag::Nodev => MountAttrFlags::MOUNT_ATTR_NODEV,
+                MountFlag::Noexec => MountAttrFlags::MOUNT_ATTR_NOEXEC,
+            }
+    })
+}

@@ -1,0 +1,63 @@
+//! The new root takes the place of the physical one at /sysroot.
+
+use std::io;
+use std::os::fd::BorrowedFd;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use rustix::fs::{CWD, major, makedev, minor};
+use rustix::io::Errno;
+use rustix::mount::MoveMountFlags;
+
+use crate::kernel::mounts;
+use crate::kernel::workbench::Workbench;
+use crate::kernel::{self, Kernel};
+use crate::refusal::Refusal;
+use crate::steps::prove::ProvenRoot;
+
+/// Where systemd looks for the block device below a root that is none (systemd-gpt-auto-generator(8)).
+const VOLATILE_ROOT: &str = "/run/systemd/volatile-root";
+
+/// Detaches what is mounted at `path`, puts the new root there and clears the workbench away.
+pub fn replace(root: &ProvenRoot, path: &Path, workbench: Workbench) -> Result<(), Refusal> {
+    let failed =
+        |step: &'static str| move |reason: Errno| Refusal::of(format!("'{}': {step}", path.display())).because(reason);
+    kernel::detach_all(path).map_err(failed("detach"))?;
+    rustix::mount::move_mount(root.root(), "", CWD, path, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
+        .map_err(failed("move the new root here"))?;
+    workbench.close()
+}
+
+/// Why systemd will not find the physical root's block device. It can boot without.
+fn no_link() -> Refusal {
+    Refusal::of(format!("'{VOLATILE_ROOT}'"))
+}
+
+/// Leaves the link by which systemd finds the block device of the physical root once / is an overlay. A link that is
+/// there already stays.
+pub fn link_volatile_root(physical_root: BorrowedFd<'_>, kernel: &Kernel) -> Result<(), Refusal> {
+    let found = rustix::fs::fstat(physical_root).map_err(|reason| no_link().because(reason))?;
+    let device = match major(found.st_dev) {
+        // Filesystems that span devices, like btrfs, have a number of their own.
+        0 => source_device(physical_root, kernel)?,
+        _ => found.st_dev,
+    };
+    let target = format!("/dev/block/{}:{}", major(device), minor(device));
+    let link = || std::os::unix::fs::symlink(&target, VOLATILE_ROOT);
+    let made = link().or_else(|error| match error.kind() {
+        io::ErrorKind::NotFound => std::fs::create_dir_all("/run/systemd").and_then(|()| link()),
+        _ => Err(error),
+    });
+    match made {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        result => result.map_err(|reason| no_link().because(reason)),
+    }
+}
+
+fn source_device(physical_root: BorrowedFd<'_>, kernel: &Kernel) -> Result<u64, Refusal> {
+    let source = mounts::mount_of(physical_root, kernel).map_err(|reason| no_link().because(reason))?.source;
+    match std::fs::metadata(&source) {
+        Ok(found) if source.starts_with("/dev/") && found.rdev() != makedev(0, 0) => Ok(found.rdev()),
+        _ => Err(no_link().expected("the physical root on a block device").found(format_args!("'{source}'"))),
+    }
+}

@@ -1,0 +1,155 @@
+//! What a listed entry of an upper layer must be like to stay: nothing that does more than its content says.
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use rustix::fs::{FileType, Stat};
+use rustix::io::Errno;
+
+use super::Reason;
+use crate::kernel::lookup;
+
+/// The names of a file's extended attributes, in bytes. An honest file has fewer.
+const MAX_ATTRIBUTE_NAMES: usize = 1024;
+/// The most that a directory may allow which the sealed root does not have, and any file.
+const USUAL_MODE: u32 = 0o755;
+/// Where a link in /etc may lead: the sealed root has it.
+const LINK_TARGETS: &[u8] = b"usr/";
+
+/// Attributes that change nothing about what a file may do. The kernel itself gives the first two of overlayfs to whatever
+/// is copied up.
+const HARMLESS: [&[u8]; 6] = [
+    b"trusted.overlay.origin",
+    b"trusted.overlay.impure",
+    b"security.selinux",
+    b"security.ima",
+    b"security.evm",
+    b"btrfs.compression",
+];
+/// What programs of all users may set.
+const OF_USERS: &[u8] = b"user.";
+/// The kernel gives it to each directory that is made in an overlay. Where the sealed root has such a directory, it hides
+/// what is in there.
+const OPAQUE: &[u8] = b"trusted.overlay.opaque";
+/// The kernel gives it to an upper layer.
+const IDENTITY: &[u8] = b"trusted.overlay.uuid";
+
+/// An entry, open as a location, with what the sealed root has at the same path.
+#[derive(Debug)]
+pub(super) struct Entry {
+    pub(super) fd: OwnedFd,
+    pub(super) stat: Stat,
+    pub(super) sealed: Option<Stat>,
+    /// How many directories below /etc it lies.
+    pub(super) depth: usize,
+}
+
+pub(super) fn kind(stat: &Stat) -> FileType {
+    FileType::from_raw_mode(stat.st_mode)
+}
+
+pub(super) fn is_directory(stat: &Stat) -> bool {
+    kind(stat) == FileType::Directory
+}
+
+impl Entry {
+    /// Why it cannot stay, whatever the list says.
+    pub(super) fn misconduct(&self) -> Result<Option<Reason>, Errno> {
+        let Self { fd, stat, sealed, .. } = self;
+        let sealed = sealed.as_ref();
+        // A file in the place of a sealed directory would hide it, and the other way round.
+        if sealed.is_some_and(|sealed| is_directory(sealed) != is_directory(stat)) {
+            return Ok(Some(Reason::Kind));
+        }
+        let allowed = match (kind(stat), sealed) {
+            (FileType::Directory, Some(sealed)) => sealed.st_mode & 0o7777,
+            (FileType::Directory | FileType::RegularFile, _) => USUAL_MODE,
+            (FileType::Symlink, _) if self.leads_to_usr()? => 0o7777,
+            (FileType::Symlink, _) => return Ok(Some(Reason::Link)),
+            // Devices, FIFOs, sockets, and whiteouts, which hide a sealed file.
+            _ => return Ok(Some(Reason::Kind)),
+        };
+        let group = sealed.map_or(0, |sealed| sealed.st_gid);
+        let user = sealed.filter(|_| is_directory(stat)).map_or(0, |sealed| sealed.st_uid);
+        Ok(if stat.st_uid != user || (stat.st_gid != 0 && stat.st_gid != group) {
+            Some(Reason::Owner)
+        } else if stat.st_mode & 0o7777 & !allowed != 0 {
+            Some(Reason::Mode)
+        } else if !is_directory(stat) && stat.st_nlink != 1 {
+            Some(Reason::HardLinks)
+        } else if !has_harmless_attributes(fd, |name| name == OPAQUE && sealed.is_none())? {
+            Some(Reason::Attributes)
+        } else {
+            None
+        })
+    }
+
+    /// Whether the target of a link is in the sealed /usr, by the shortest way there: `/etc/localtime` is such a link.
+    fn leads_to_usr(&self) -> Result<bool, Errno> {
+        let target = rustix::fs::readlinkat(&self.fd, "", Vec::new())?;
+        let mut rest = target.as_bytes();
+        // Out of each directory, and out of /etc.
+        for _ in 0..=self.depth {
+            match rest.strip_prefix(b"../") {
+                Some(above) => rest = above,
+                None => return Ok(false),
+            }
+        }
+        Ok(rest.starts_with(LINK_TARGETS) && !rest.split(|byte| *byte == b'/').any(|name| name == b".."))
+    }
+}
+
+/// The directory itself can hide all of the sealed one, or let others than its owner write to it.
+pub(super) fn is_harmless_upper(upper: impl AsFd) -> Result<bool, Errno> {
+    has_harmless_attributes(upper, |name| name == IDENTITY)
+}
+
+fn has_harmless_attributes(fd: impl AsFd, allowed: impl Fn(&[u8]) -> bool) -> Result<bool, Errno> {
+    let mut names = [0; MAX_ATTRIBUTE_NAMES];
+    // The path leads to the entry itself, and no further if that is a link.
+    let length = match rustix::fs::listxattr(lookup::proc_path(fd.as_fd()), &mut names[..]) {
+        Ok(length) => length,
+        Err(Errno::NOTSUP) => 0,
+        Err(Errno::RANGE | Errno::TOOBIG) => return Ok(false),
+        Err(reason) => return Err(reason),
+    };
+    let names = names.get(..length).unwrap_or_default().split(|byte| *byte == 0).filter(|name| !name.is_empty());
+    let harmless = |name: &[u8]| HARMLESS.contains(&name) || name.starts_with(OF_USERS) || allowed(name);
+    Ok(names.into_iter().all(harmless))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Who owns the file, and who the sealed one: user, group, mode.
+    fn misconduct(found: (u32, u32, u32), sealed: Option<(u32, u32, u32)>) -> Option<Reason> {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let stat = |(user, group, mode): (u32, u32, u32)| {
+            let mut stat = rustix::fs::fstat(&file).unwrap();
+            stat.st_uid = user;
+            stat.st_gid = group;
+            stat.st_mode = FileType::RegularFile.as_raw_mode() | mode;
+            stat
+        };
+        let fd = file.as_file().try_clone().unwrap().into();
+        Entry { fd, stat: stat(found), sealed: sealed.map(stat), depth: 0 }.misconduct().unwrap()
+    }
+
+    #[test]
+    fn owners_and_modes_of_files() {
+        let shadow = Some((0, 42, 0o640));
+        for (found, sealed, reason) in [
+            ((0, 0, 0o644), None, None),
+            ((0, 0, 0o755), None, None),
+            ((0, 42, 0o640), shadow, None),
+            ((0, 0, 0o600), shadow, None),
+            ((0, 42, 0o640), None, Some(Reason::Owner)),
+            ((0, 43, 0o640), shadow, Some(Reason::Owner)),
+            // A file of a sealed file's owner is not kept: who that is can change it while the system runs.
+            ((7, 0, 0o644), Some((7, 0, 0o644)), Some(Reason::Owner)),
+            ((0, 42, 0o660), Some((0, 42, 0o660)), Some(Reason::Mode)),
+        ] {
+            assert_eq!(misconduct(found, sealed), reason, "{found:?} {sealed:?}");
+        }
+    }
+}
