@@ -2,5 +2,6 @@
 
 pub mod object;
 pub mod physical;
+pub mod pool;
 pub mod repository;
 pub mod whole_file;

@@ -95,9 +95,38 @@ struct Assembly<'a> {
     aside: &'a mut SetAside,
 }
 
+/// A part of the root that takes changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    /// All of it.
+    Root,
+    Etc,
+    Var,
+}
+
+impl Place {
+    /// Its path, from the root.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Root => "",
+            Self::Etc => "etc",
+            Self::Var => "var",
+        }
+    }
+
+    /// The name on the workbench of what is below its writable layers.
+    fn held_name(self) -> &'static str {
+        match self {
+            Self::Root => "root-state",
+            Self::Etc => "etc-state",
+            Self::Var => "var-state",
+        }
+    }
+}
+
 /// A directory that is to be writable, or not.
 struct StateDirectory<'a> {
-    name: &'static str,
+    place: Place,
     mount: StateMount,
     attributes: MountAttrFlags,
     /// What stays in its upper layer; `None` for everything.
@@ -128,13 +157,13 @@ pub fn assemble(
     let sysroot = *settings.sysroot.value();
     let directories = [
         StateDirectory {
-            name: "etc",
+            place: Place::Etc,
             mount: *settings.etc.value(),
             attributes: mount_attributes(settings.etc_flags.value()),
             keep: settings.etc_keep.value().as_ref(),
         },
         StateDirectory {
-            name: "var",
+            place: Place::Var,
             mount: *settings.var.value(),
             attributes: mount_attributes(settings.var_flags.value()),
             keep: None,
@@ -150,13 +179,13 @@ pub fn assemble(
     let mut source = sealed.origin().source();
     let transient = if *settings.transient_root.value() {
         source = format!("transient:composefs={}", sealed.origin().requested().digest().to_hex());
-        Some(assembly.transient_overlay("", &source, MountAttrFlags::empty())?)
+        Some(assembly.transient_overlay(Place::Root, &source, MountAttrFlags::empty())?)
     } else {
         None
     };
     let mounts = directories
         .iter()
-        .map(|directory| Ok((directory.name, assembly.state_mount(directory)?)))
+        .map(|directory| Ok((directory.place.name(), assembly.state_mount(directory)?)))
         .collect::<Result<Vec<_>, Refusal>>()?;
     let root = transient.as_ref().map_or(sealed.as_fd(), AsFd::as_fd);
     for (name, mount) in &mounts {
@@ -210,7 +239,7 @@ impl Assembly<'_> {
             StateMount::None => Ok(None),
             StateMount::Bind => self.state_clone(directory).map(|(_, clone)| Some(clone)),
             StateMount::Transient => {
-                self.transient_overlay(directory.name, "transient", directory.attributes).map(Some)
+                self.transient_overlay(directory.place, "transient", directory.attributes).map(Some)
             }
             StateMount::Overlay => self.persistent_overlay(directory).map(Some),
         }
@@ -221,7 +250,8 @@ impl Assembly<'_> {
     /// Looked up from the physical root's directory: `var` may be a link to a directory that deployments share, and a
     /// link out of the physical root must not lead anywhere.
     fn state_clone(&self, directory: &StateDirectory<'_>) -> Result<(String, OwnedFd), Refusal> {
-        let name = format!("state/deploy/{}/{}", self.sealed.origin().requested().digest().to_hex(), directory.name);
+        let name =
+            format!("state/deploy/{}/{}", self.sealed.origin().requested().digest().to_hex(), directory.place.name());
         let state = match lookup::directory(self.physical.mounted(), &name, Links::Beneath) {
             Ok(state) => state,
             Err(reason) => return Err(state_error(&name, reason)),
@@ -234,10 +264,10 @@ impl Assembly<'_> {
 
     /// An overlay whose changes stay on the physical root.
     fn persistent_overlay(&mut self, directory: &StateDirectory<'_>) -> Result<OwnedFd, Refusal> {
-        let lower = self.sealed_directory(directory.name)?;
+        let lower = self.sealed_directory(directory.place)?;
         let (name, state) = self.state_clone(directory)?;
-        self.workbench.hold(&state, held_name(directory.name))?;
-        let like = Ownership::of(&lower).map_err(|reason| no_mount_point(directory.name, reason))?;
+        self.workbench.hold(&state, directory.place.held_name())?;
+        let like = Ownership::of(&lower).map_err(|reason| no_mount_point(directory.place.name(), reason))?;
         let upper = upper_layer(&state, &name, like)?;
         if let Some(keep) = directory.keep {
             let rejected = rejected_layer(&state, &name)?;
@@ -248,49 +278,41 @@ impl Assembly<'_> {
         let work = work_layer(&state, &name, like)?;
         let layers = self.kernel;
         overlay::writable("overlay", lower, upper, work, directory.attributes, layers)
-            .map_err(|reason| not_mounted(directory.name, reason))
+            .map_err(|reason| not_mounted(directory.place.name(), reason))
     }
 
     /// An overlay whose changes are gone at reboot, over a directory of the sealed root or (`""`) over all of it.
     fn transient_overlay(
         &mut self,
-        name: &'static str,
+        place: Place,
         source: &str,
         attributes: MountAttrFlags,
     ) -> Result<OwnedFd, Refusal> {
-        let failed = |reason| not_mounted(name, reason);
-        let unreadable = |reason: Errno| no_mount_point(name, reason);
-        let lower = if name.is_empty() {
+        let failed = |reason| not_mounted(place.name(), reason);
+        let unreadable = |reason: Errno| no_mount_point(place.name(), reason);
+        let lower = if place == Place::Root {
             self.sealed
                 .as_fd()
                 .try_clone_to_owned()
                 .map_err(|error| unreadable(Errno::from_io_error(&error).unwrap_or(Errno::IO)))?
         } else {
-            self.sealed_directory(name)?
+            self.sealed_directory(place)?
         };
         let like = Ownership::of(&lower).map_err(unreadable)?;
         let state = tmpfs("0755", attributes).map_err(failed)?;
-        self.workbench.hold(&state, held_name(name))?;
+        self.workbench.hold(&state, place.held_name())?;
         let upper = upper_layer(&state, "tmpfs", like)?;
         let work = work_layer(&state, "tmpfs", like)?;
         let mount = overlay::writable(source, lower, upper, work, attributes, self.kernel).map_err(failed)?;
-        if name.is_empty() {
+        if place == Place::Root {
             self.workbench.hold(&mount, "transient")?;
         }
         Ok(mount)
     }
 
-    fn sealed_directory(&self, name: &'static str) -> Result<OwnedFd, Refusal> {
-        lookup::directory(self.sealed, name, Links::Refused).map_err(|reason| no_mount_point(name, reason))
-    }
-}
-
-/// The name on the workbench of what is below the writable layers of a directory.
-fn held_name(directory: &str) -> &'static str {
-    match directory {
-        "etc" => "etc-state",
-        "var" => "var-state",
-        _ => "root-state",
+    fn sealed_directory(&self, place: Place) -> Result<OwnedFd, Refusal> {
+        lookup::directory(self.sealed, place.name(), Links::Refused)
+            .map_err(|reason| no_mount_point(place.name(), reason))
     }
 }
 

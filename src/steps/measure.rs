@@ -1,4 +1,4 @@
-//! The kernel's measurement of an image: the only way to a [`VerifiedImage`].
+//! The kernel's measurement of an image: the only way to an [`AcceptedImage`].
 
 use std::fs::File;
 use std::os::fd::BorrowedFd;
@@ -17,56 +17,32 @@ use crate::verity::Verification;
 use crate::verity::ask_kernel::{self, filesystem_without_verity};
 use crate::verity::unmeasured::{Limits, UnmeasuredError};
 
-/// An open image file whose fs-verity digest, by the kernel's word, is the one that the command line names.
+/// An open image file that has the digest that the command line names, and that the policy lets be mounted.
 ///
-/// The digest vouches for the root of a Merkle tree. Each byte is checked by the kernel when it is read through this
-/// descriptor or through a mount of it.
+/// If verification is required, the digest is the kernel's word: it vouches for the root of a Merkle tree, and the kernel checks
+/// each byte that is read through this descriptor or through a mount of it. If it is not, the file had the right digest when
+/// it was read once, and nothing vouches for what the next read gives.
 #[derive(Debug)]
-pub struct VerifiedImage {
+pub struct AcceptedImage {
     file: File,
     requested: RequestedImage,
-}
-
-/// An open image file without fs-verity that had the right digest when it was read. Nothing vouches for what the next
-/// read gives; only a policy that allows unverified boots leads here.
-#[derive(Debug)]
-pub struct ImageWithoutVerity {
-    file: File,
-    requested: RequestedImage,
-}
-
-/// An image that the policy lets be mounted.
-#[derive(Debug)]
-pub enum AcceptedImage {
-    /// The kernel checks every byte.
-    Verified(VerifiedImage),
-    /// Nobody does.
-    WithoutVerity(ImageWithoutVerity),
+    verification: Verification,
 }
 
 impl AcceptedImage {
     /// What was asked for.
     pub fn requested(&self) -> &RequestedImage {
-        match self {
-            Self::Verified(image) => &image.requested,
-            Self::WithoutVerity(image) => &image.requested,
-        }
+        &self.requested
     }
 
     /// The open file.
     pub fn file(&self) -> &File {
-        match self {
-            Self::Verified(image) => &image.file,
-            Self::WithoutVerity(image) => &image.file,
-        }
+        &self.file
     }
 
     /// What the kernel has to do for what is mounted from it.
     pub fn verification(&self) -> Verification {
-        match self {
-            Self::Verified(_) => Verification::Required,
-            Self::WithoutVerity(_) => Verification::AllowUnverified,
-        }
+        self.verification
     }
 }
 
@@ -118,17 +94,17 @@ pub fn measure(
 ) -> Result<AcceptedImage, Refusal> {
     let unverified = policy.verification() == Verification::AllowUnverified;
     match measure_image(image) {
-        Ok(verified) => Ok(AcceptedImage::Verified(verified)),
+        Ok(accepted) => Ok(accepted),
         Err(ImageIs::WithoutVerity(_)) if *policy.settings().missing_verity.value() == MissingVerity::Enable => {
             enable::enable(image, mounted, kernel, limits).map_err(|reason| match reason {
                 NotEnabled::Limit(reason) => unmeasurable(image, reason),
                 NotEnabled::Refused(reason) => without_verity(image).because(reason),
             })?;
             log::info!("image '{}': fs-verity enabled", image_name(image.requested().digest()));
-            measure_image(image).map(AcceptedImage::Verified).map_err(|found| found.refused(image))
+            measure_image(image).map_err(|found| found.refused(image))
         }
         Err(ImageIs::WithoutVerity(_) | ImageIs::OnOtherFilesystem(..)) if unverified => {
-            accept_without_verity(image, limits).map(AcceptedImage::WithoutVerity)
+            accept_without_verity(image, limits)
         }
         Err(found) => Err(found.refused(image)),
     }
@@ -153,11 +129,11 @@ fn open(image: &UnverifiedImage) -> Result<File, Refusal> {
 }
 
 /// By the kernel's word.
-fn measure_image(image: &UnverifiedImage) -> Result<VerifiedImage, ImageIs> {
+fn measure_image(image: &UnverifiedImage) -> Result<AcceptedImage, ImageIs> {
     let file = open(image)?;
     match ask_kernel::measure(&file) {
         Ok(measured) if measured.is(image.requested().digest()) => {
-            Ok(VerifiedImage { file, requested: image.requested().clone() })
+            Ok(AcceptedImage { file, requested: image.requested().clone(), verification: Verification::Required })
         }
         Ok(measured) => Err(wrong(image).but(format!("measured {measured}")).into()),
         Err(reason @ Errno::NODATA) => Err(ImageIs::WithoutVerity(reason)),
@@ -170,7 +146,7 @@ fn measure_image(image: &UnverifiedImage) -> Result<VerifiedImage, ImageIs> {
 
 /// For an unverified boot: by the digest in user space, against accidents. Whoever can change the disk is not kept from
 /// that.
-fn accept_without_verity(image: &UnverifiedImage, limits: &Limits) -> Result<ImageWithoutVerity, Refusal> {
+fn accept_without_verity(image: &UnverifiedImage, limits: &Limits) -> Result<AcceptedImage, Refusal> {
     let requested = image.requested().clone();
     let file = open(image)?;
     let computed = limits.image_digest(&file, requested.digest().algorithm()).map_err(|error| match error {
@@ -180,5 +156,5 @@ fn accept_without_verity(image: &UnverifiedImage, limits: &Limits) -> Result<Ima
     if computed != requested.digest() {
         return Err(wrong(image).but(format!("computed {computed}")));
     }
-    Ok(ImageWithoutVerity { file, requested })
+    Ok(AcceptedImage { file, requested, verification: Verification::AllowUnverified })
 }

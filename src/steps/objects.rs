@@ -8,12 +8,12 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::thread;
 
 use rustix::io::Errno;
 
 use crate::ask::config::Check;
 use crate::disk::object::{self, Object, ObjectIs};
+use crate::disk::pool;
 use crate::disk::repository::{self, image_name};
 use crate::disk::whole_file::WholeFiles;
 use crate::formats::composefs::{object_name, walk};
@@ -23,12 +23,6 @@ use crate::steps::measure::AcceptedImage;
 use crate::verity::Verification;
 use crate::verity::digest::ImageDigest;
 use crate::verity::unmeasured::{Limits, UnmeasuredError};
-
-/// Opening and measuring waits for the disk: more threads than processors, even where there is one.
-const MIN_THREADS: usize = 4;
-const MAX_THREADS: usize = 16;
-/// Of a thread, in bytes; files that cannot be sent are read through 16 KiB of it.
-const STACK: usize = 128 * 1024;
 
 /// An image of which everything was checked that the policy asks for: the only kind that is mounted.
 #[derive(Debug)]
@@ -99,36 +93,18 @@ fn first_failure(
     objects: &[ImageDigest],
     look: impl Fn(ImageDigest) -> Result<(), ObjectIs> + Sync,
 ) -> Option<(ImageDigest, ObjectIs)> {
-    let next = AtomicUsize::new(0);
     // What comes behind a failure need not be looked at, what comes before it must.
     let end = AtomicUsize::new(objects.len());
     let failure = Mutex::new(None);
-    let work = || {
-        loop {
-            let index = next.fetch_add(1, Ordering::Relaxed);
-            let Some(digest) = objects.get(index).filter(|_| index < end.load(Ordering::Relaxed)) else { return };
-            let Err(found) = look(*digest) else { continue };
-            let Ok(mut failure) = failure.lock() else { return };
-            if index < end.fetch_min(index, Ordering::Relaxed) {
-                *failure = Some((*digest, found));
-            }
+    pool::each(objects.len(), |index| {
+        let Some(digest) = objects.get(index).filter(|_| index < end.load(Ordering::Relaxed)) else { return };
+        let Err(found) = look(*digest) else { return };
+        let Ok(mut failure) = failure.lock() else { return };
+        if index < end.fetch_min(index, Ordering::Relaxed) {
+            *failure = Some((*digest, found));
         }
-    };
-    thread::scope(|scope| {
-        for _ in 1..threads() {
-            // A thread that cannot be had is one less.
-            if thread::Builder::new().stack_size(STACK).spawn_scoped(scope, work).is_err() {
-                break;
-            }
-        }
-        work();
     });
     failure.into_inner().ok().flatten()
-}
-
-fn threads() -> usize {
-    let processors = rustix::thread::sched_getaffinity(None).map_or(1, |set| set.count() as usize);
-    (2 * processors).clamp(MIN_THREADS, MAX_THREADS)
 }
 
 /// Looks at one object.

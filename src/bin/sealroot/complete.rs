@@ -6,31 +6,10 @@ use sealroot::formats::uki::initramfs::{Content, Initramfs};
 
 use crate::output::printable;
 use crate::overrides;
+use crate::shipped::{ENABLED, GENERATOR, SHIPPED, UNITS};
 
 /// The boot program, in the initramfs.
 const PROGRAM: &str = "usr/lib/sealroot/sealroot-initrd";
-pub const UNITS: &str = "usr/lib/systemd/system";
-
-/// The units that hold it all together, as they are installed.
-pub const SHIPPED: [(&str, &str); 6] = [
-    ("sealroot.service", include_str!("../../../systemd-units/sealroot.service")),
-    ("sealroot-guard.service", include_str!("../../../systemd-units/sealroot-guard.service")),
-    ("sealroot-refused.service", include_str!("../../../systemd-units/sealroot-refused.service")),
-    (
-        "initrd-switch-root.service.d/50-sealroot.conf",
-        include_str!("../../../systemd-units/initrd-switch-root.service.d/50-sealroot.conf"),
-    ),
-    ("sysroot.mount.d/50-sealroot.conf", include_str!("../../../systemd-units/sysroot.mount.d/50-sealroot.conf")),
-    (
-        "systemd-fsck-root.service.d/50-sealroot.conf",
-        include_str!("../../../systemd-units/systemd-fsck-root.service.d/50-sealroot.conf"),
-    ),
-];
-/// What enables them.
-pub const ENABLED: [&str; 2] =
-    ["initrd-root-fs.target.requires/sealroot.service", "initrd.target.wants/sealroot-guard.service"];
-/// What has systemd call the boot program before it starts any unit, and where it must lead.
-pub const GENERATOR: &str = "usr/lib/systemd/system-generators/sealroot-generator";
 /// What the kernel must be able to do.
 const MODULES: [&str; 2] = ["erofs", "overlay"];
 

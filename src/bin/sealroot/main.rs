@@ -18,6 +18,7 @@ mod output;
 mod overrides;
 mod parallel;
 mod probe;
+mod shipped;
 mod status;
 mod uki;
 mod verify;

@@ -6,8 +6,8 @@ use std::collections::BTreeSet;
 
 use sealroot::formats::uki::initramfs::{Content, Initramfs};
 
-use crate::complete::{ENABLED, GENERATOR, SHIPPED, UNITS};
 use crate::output::printable;
+use crate::shipped::{ENABLED, GENERATOR, SHIPPED, UNITS};
 
 /// Where systemd looks for units, without a `/` in front.
 const DIRECTORIES: [&str; 13] = [
