@@ -1,22 +1,22 @@
 //! What is asked of a boot: all inputs, each read once, and what was added to the signed ones refused.
 
 pub mod added;
+pub mod bypasses;
 pub mod cmdline;
 pub mod config;
 pub mod firmware;
 pub mod keep;
 pub mod manifest;
-pub mod openings;
 pub mod policy;
 pub mod read;
 pub mod stub;
 
 use crate::refusal::{Refusal, chain};
 use added::AddedString;
+use bypasses::{Boot, Bypass, PhysicalFilesystem};
 use cmdline::CommandLine;
 use config::{Config, FirmwareStrings};
 use firmware::SecureBoot;
-use openings::{Boot, Opening, PhysicalFilesystem};
 use policy::{Decision, Settings};
 use read::Firmware;
 use stub::Stub;
@@ -111,8 +111,8 @@ impl Asked {
     }
 
     /// What stays open, with a physical root of this kind.
-    pub fn openings(&self, filesystem: PhysicalFilesystem) -> Vec<Opening> {
-        openings::find(&Boot {
+    pub fn bypasses(&self, filesystem: PhysicalFilesystem) -> Vec<Bypass> {
+        bypasses::find(&Boot {
             command_line: &self.command_line,
             settings: &self.settings,
             lockdown: read::lockdown(),

@@ -10,11 +10,11 @@ use rustix::io::Errno;
 use rustix::mount::MountAttrFlags;
 
 use crate::ask::added::{self, AddedString};
+use crate::ask::bypasses::PhysicalFilesystem;
 use crate::ask::cmdline::CommandLine;
 use crate::ask::config::{Config, SEALROOT_TOML, SETUP_ROOT_CONF_TOML};
 use crate::ask::firmware::{self, BootEntry, Lockdown, SecureBoot};
 use crate::ask::manifest::{CMDLINE, MANIFEST, MAX_MANIFEST, Manifest};
-use crate::ask::openings::PhysicalFilesystem;
 use crate::kernel;
 use crate::refusal::Refusal;
 

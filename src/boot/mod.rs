@@ -11,10 +11,10 @@ mod timed;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 
+use crate::ask::bypasses::Bypass;
 use crate::ask::cmdline::CommandLine;
 use crate::ask::config::Check;
 use crate::ask::manifest::{self, MANIFEST};
-use crate::ask::openings::Opening;
 use crate::ask::policy::{Decision, Policy, Settings};
 use crate::ask::read;
 use crate::ask::{self, ask};
@@ -101,7 +101,7 @@ fn mount_sealed(sysroot: &Path, report: &mut Report) -> Result<(), BootError> {
         let expected = format!("it to be compared with '{MANIFEST}' before any unit");
         return Err(Refusal::of("initramfs").expected(expected).found("that it was not")).at(Stage::Ask);
     }
-    let open = asked.openings(read::physical_filesystem(sysroot));
+    let open = asked.bypasses(read::physical_filesystem(sysroot));
     recorder.report.asked(asked.secure_boot(), asked.stub().map(str::to_owned), asked.added().to_vec());
     recorder.report.decided(asked.settings().clone(), open.clone());
     let policy = match recorder.stage(Stage::Ask, || asked.decide())? {
@@ -115,7 +115,7 @@ fn mount_sealed(sysroot: &Path, report: &mut Report) -> Result<(), BootError> {
     };
     let root = build(sysroot, &policy, &mut recorder, asked.command_line())?;
     recorder.report.write().at(Stage::Replace)?;
-    warn_of_openings(&open);
+    warn_of_bypasses(&open);
     let (point, source) = (sysroot.display(), root.source());
     match root.origin().verification() {
         Verification::Required => log::info!("{IN_PLACE} at '{point}': {source}"),
@@ -215,10 +215,9 @@ fn construct(
     Ok((assembled, workbench))
 }
 
-fn warn_of_openings(openings: &[Opening]) {
-    if !openings.is_empty() {
-        let ways: Vec<_> =
-            openings.iter().map(|opening| format!("{} ({})", opening.name(), opening.remedy())).collect();
+fn warn_of_bypasses(bypasses: &[Bypass]) {
+    if !bypasses.is_empty() {
+        let ways: Vec<_> = bypasses.iter().map(|bypass| format!("{} ({})", bypass.name(), bypass.remedy())).collect();
         log::warn!("ways around the seal are open, with what closes each: {}", ways.join(", "));
     }
 }

@@ -14,9 +14,9 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
 use crate::ask::added::AddedString;
+use crate::ask::bypasses::Bypass;
 use crate::ask::cmdline::RequestedImage;
 use crate::ask::firmware::SecureBoot;
-use crate::ask::openings::Opening;
 use crate::ask::policy::{Action, Settings};
 use crate::boot::stage::Stage;
 use crate::kernel::forms::Forms;
@@ -36,7 +36,7 @@ const FSCK: &str = "/run/sealroot/fsck";
 /// None of its words is longer, in bytes.
 const MAX_RESULT: u64 = 64;
 /// The version of the schema; it grows when a reader of an older one would be misled.
-const SCHEMA: u32 = 1;
+const SCHEMA: u32 = 2;
 /// A report is a few kilobytes.
 const MAX_REPORT: u64 = 1024 * 1024;
 
@@ -88,7 +88,7 @@ pub struct Report {
     stub: Option<String>,
     firmware_strings: Vec<AddedString>,
     policy: Option<Settings>,
-    openings: Vec<Opening>,
+    bypasses: Vec<Bypass>,
     kernel: Option<Forms>,
     set_aside: Option<SetAside>,
     checks: Vec<CheckRecord>,
@@ -133,7 +133,7 @@ impl Default for Report {
             stub: None,
             firmware_strings: Vec::new(),
             policy: None,
-            openings: Vec::new(),
+            bypasses: Vec::new(),
             kernel: None,
             set_aside: None,
             checks: Vec::new(),
@@ -151,9 +151,9 @@ impl Report {
     }
 
     /// Records what was decided.
-    pub fn decided(&mut self, settings: Settings, openings: Vec<Opening>) {
+    pub fn decided(&mut self, settings: Settings, bypasses: Vec<Bypass>) {
         self.policy = Some(settings);
-        self.openings = openings;
+        self.bypasses = bypasses;
     }
 
     /// Records the image that was found.
@@ -240,7 +240,7 @@ impl Serialize for Report {
         fields.push_known("stub", self.stub.as_ref());
         fields.push("firmware_strings", &self.firmware_strings);
         fields.push_known("policy", self.policy.as_ref());
-        fields.push("openings", &self.openings);
+        fields.push("bypasses", &self.bypasses);
         fields.push_known("kernel", self.kernel.as_ref());
         fields.push_known("set_aside", self.set_aside.as_ref());
         fields.push("checks", &self.checks);
@@ -375,7 +375,7 @@ mod tests {
         report.refused("because", Action::Halt);
         let read = EarlierReport::parse(json::to_string(&report).as_bytes()).unwrap();
         assert_eq!((read.verdict(), read.reason()), (Verdict::Refused, "because"));
-        let text = r#"{"schema":1,"verdict":"sealed","mounts":[{"point":"/","id":9,"parent":1,"type":"overlay",
+        let text = r#"{"schema":2,"verdict":"sealed","mounts":[{"point":"/","id":9,"parent":1,"type":"overlay",
             "source":"composefs:00","flags":["ro"],"options":["verity=require"]}]}"#;
         let read = EarlierReport::parse(text.as_bytes()).unwrap();
         assert_eq!(read.verdict(), Verdict::Sealed);
@@ -392,7 +392,7 @@ mod tests {
 
     #[test]
     fn everything_else_is_an_error() {
-        for text in ["", "{}", "[]", r#"{"schema":2,"verdict":"sealed"}"#, r#"{"schema":1,"verdict":"fine"}"#] {
+        for text in ["", "{}", "[]", r#"{"schema":1,"verdict":"sealed"}"#, r#"{"schema":2,"verdict":"fine"}"#] {
             assert!(EarlierReport::parse(text.as_bytes()).is_err(), "{text}");
         }
     }

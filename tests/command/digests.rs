@@ -56,7 +56,7 @@ fn digest_of_what_cannot_be_read() {
     let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
     fs::write(path("file"), "").unwrap();
     let answer = answer(1, &["digest", &path("file"), &path(""), &path("none")]);
-    assert_eq!((&answer["schema"], &answer["command"], &answer["answer"]), (&json!(1), &json!("digest"), &json!("no")));
+    assert_eq!((&answer["schema"], &answer["command"], &answer["answer"]), (&json!(2), &json!("digest"), &json!("no")));
     let errors = answer["result"]["files"].as_array().unwrap().iter().map(|file| file["error"].clone());
     let expected = [json!(null), json!("expected a regular file"), json!("No such file or directory (os error 2)")];
     assert!(errors.eq(expected), "{answer}");

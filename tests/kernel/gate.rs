@@ -312,7 +312,7 @@ fn a_report_that_says_nothing_was_asked_for() {
     lab::with("sha512", |lab| {
         lab.mount_sysroot();
         fs::create_dir("/run/sealroot").unwrap();
-        fs::write("/run/sealroot/report.json", r#"{"schema":1,"verdict":"not-requested"}"#).unwrap();
+        fs::write("/run/sealroot/report.json", r#"{"schema":2,"verdict":"not-requested"}"#).unwrap();
         let message = "gate: expected a sealed root, found a report that none was asked for";
         lab.expect_refused(&lab.run(&["gate"]), message);
     });

@@ -11,7 +11,7 @@ fn sha512_v1() {
     lab::with("sha512", |lab| {
         let report = lab.expect_sealed(&lab.boot(), lab.value("V1"));
         assert_eq!((&report["format"], &report["karg"]), (&"v1".into(), &"composefs.digest".into()));
-        assert_eq!(report["schema"], 1);
+        assert_eq!(report["schema"], 2);
         assert_eq!(report["init"], "/usr/lib/systemd/systemd");
         assert_eq!(report["policy"]["policy.check"]["value"], "image");
         assert_eq!(report["policy"]["policy.check"]["from"], "default");
@@ -164,7 +164,7 @@ fn the_link_to_the_physical_roots_device() {
 }
 
 #[test]
-fn openings_are_named() {
+fn bypasses_are_named() {
     const SEALED: &str = "systemd.import_credentials=no systemd.imds=no fstab=no rd.fstab=no rd.shell=0 rd.emergency=halt noresume \
                           systemd.mask=systemd-sysext.service systemd.mask=systemd-confext.service systemd.gpt_auto=no \
                           systemd.factory_reset=no rootflags=errors=remount-ro \
@@ -174,7 +174,7 @@ fn openings_are_named() {
         lab.command_line(&format!("{} {SEALED}", lab.karg("V1")));
         let run = lab.boot();
         let report = lab.expect_sealed(&run, lab.digest());
-        assert_eq!(report["openings"], serde_json::json!([]));
+        assert_eq!(report["bypasses"], serde_json::json!([]));
         assert!(!run.log.iter().any(|line| line.contains("ways around the seal")), "{run:?}");
         // The one for people says the same.
         let image = lab.image_path();
@@ -197,7 +197,7 @@ fn openings_are_named() {
             "first-boot",
             "writable-etc"
         ]);
-        assert_eq!(report["openings"], expected);
+        assert_eq!(report["bypasses"], expected);
         let warning = "4 sealroot: ways around the seal are open, with what closes each: imported-credentials \
                        (systemd.import_credentials=no), metadata-service (systemd.imds=no), fstab (fstab=no rd.fstab=no), ";
         assert!(run.log.iter().any(|line| line.starts_with(warning)), "{run:?}");

@@ -63,7 +63,7 @@ fn expect_the_needed_ones_only(arguments: &'static [&'static str], stage: &'stat
         let run = lab.run_while(&mut Running, arguments, |process| {
             let mut report = answer(REPORT);
             found = capabilities(&process.to_string());
-            report.write_all(br#"{"schema":1,"verdict":"refused","reason":"seen enough"}"#).unwrap();
+            report.write_all(br#"{"schema":2,"verdict":"refused","reason":"seen enough"}"#).unwrap();
         });
         let kept = ours & KEPT.iter().fold(0, |kept, (number, _)| kept | 1 << number);
         assert_ne!(ours, kept, "the test has nothing that could be given up");

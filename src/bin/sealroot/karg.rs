@@ -3,7 +3,7 @@
 use std::fmt;
 
 use miniserde::Serialize;
-use sealroot::ask::openings;
+use sealroot::ask::bypasses;
 use sealroot::formats::composefs::FormatVersion;
 use sealroot::verity::digest::ImageDigest;
 
@@ -27,9 +27,9 @@ pub fn run(arguments: &KargArguments) -> Result<Karg, Failure> {
     let digest = image.measured.digest();
     let mut karg = karg(image.format, digest);
     if arguments.sealed {
-        for opening in openings::SEALED {
+        for bypass in bypasses::SEALED {
             karg.push(' ');
-            karg.push_str(opening.remedy());
+            karg.push_str(bypass.remedy());
         }
     }
     Ok(Karg {

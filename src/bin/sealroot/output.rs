@@ -10,7 +10,7 @@ use sealroot::formats::printable::{self, is_printable};
 use sealroot::refusal::chain;
 
 /// The version of the JSON documents; it grows when a reader of an older one would be misled.
-const SCHEMA: u32 = 1;
+const SCHEMA: u32 = 2;
 
 /// The answer to what was asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]

@@ -35,7 +35,7 @@ pub struct Status {
     secure_boot: String,
     /// How much was checked before the pivot, by the configuration.
     check: Option<String>,
-    openings: Vec<String>,
+    bypasses: Vec<String>,
     /// What `etc.keep` did not keep, if there was anything.
     set_aside: Option<booted::SetAside>,
     /// What the digest does not vouch for.
@@ -98,7 +98,7 @@ pub fn run() -> Result<Status, Failure> {
             .and_then(|firmware| firmware.secure_boot())
             .map_or_else(|error| chain(&error), |state| state.name().into()),
         check: told(&["policy", "policy.check", "value"]),
-        openings: report.as_ref().map(|report| report.texts("openings")).unwrap_or_default(),
+        bypasses: report.as_ref().map(|report| report.texts("bypasses")).unwrap_or_default(),
         set_aside: report.as_ref().and_then(booted::Report::set_aside),
         not_sealed: beside(),
         deployments: deployments(image),
@@ -175,8 +175,8 @@ impl Finding for Status {
         }
         writeln!(text, "checked:     {}", self.check.clone().unwrap_or_else(none))?;
         writeln!(text, "secure boot: {}", self.secure_boot)?;
-        for opening in &self.openings {
-            writeln!(text, "open:        {}", paint.bad(printable(opening.as_bytes())))?;
+        for bypass in &self.bypasses {
+            writeln!(text, "open:        {}", paint.bad(printable(bypass.as_bytes())))?;
         }
         if let Some(booted::SetAside { count, folder, entries }) = &self.set_aside {
             writeln!(text, "set aside:   {} of /etc, in '{folder}'", paint.bad(count))?;

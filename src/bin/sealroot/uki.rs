@@ -8,10 +8,10 @@ use std::ptr;
 
 use miniserde::Serialize;
 use miniserde::json::{self, Value};
+use sealroot::ask::bypasses::{self, Boot, Bypass, PhysicalFilesystem};
 use sealroot::ask::cmdline::CommandLine;
 use sealroot::ask::config::{Config, SEALROOT_TOML, SETUP_ROOT_CONF_TOML};
 use sealroot::ask::firmware::{Lockdown, SecureBoot};
-use sealroot::ask::openings::{self, Boot, Opening, PhysicalFilesystem};
 use sealroot::ask::policy::{self, Decision, Policy, Settings};
 use sealroot::ask::stub::Stub;
 use sealroot::formats::composefs;
@@ -32,7 +32,7 @@ pub struct UkiVerdict {
     machine: String,
     signed: bool,
     profiles: Vec<ProfileVerdict>,
-    /// Whether openings count against it.
+    /// Whether bypasses count against it.
     strict: bool,
 }
 
@@ -47,7 +47,7 @@ struct ProfileVerdict {
     /// What may be mounted: format and digest of each image.
     images: Vec<String>,
     policy: Option<Settings>,
-    openings: Vec<Opening>,
+    bypasses: Vec<Bypass>,
     /// What keeps it from booting a sealed root.
     problems: Vec<String>,
     /// The image that a repository was found to have for it.
@@ -141,7 +141,7 @@ fn judge(
         stub: None,
         images: Vec::new(),
         policy: None,
-        openings: Vec::new(),
+        bypasses: Vec::new(),
         problems: Vec::new(),
         image: None,
     };
@@ -187,7 +187,7 @@ fn decide(
     });
     // A builder can overwrite the name that the stub looks for, before the image is signed.
     let takes_smbios = stub == Stub::Unknown || has_smbios_name(sections);
-    verdict.openings = openings::find(&Boot {
+    verdict.bypasses = bypasses::find(&Boot {
         command_line,
         settings: &settings,
         lockdown: Lockdown::None,
@@ -196,7 +196,7 @@ fn decide(
         filesystem: PhysicalFilesystem::MayBeExt4,
     });
     if !takes_smbios {
-        verdict.openings.retain(|opening| *opening != Opening::StubCommandLine);
+        verdict.bypasses.retain(|bypass| *bypass != Bypass::StubCommandLine);
     }
     verdict.policy = Some(settings.clone());
     match policy::decide(command_line, settings, SecureBoot::Enforced, &[]).map_err(|error| chain(&error))? {
@@ -260,7 +260,7 @@ fn pretty_name(os_release: &[u8]) -> Option<String> {
 
 impl Finding for UkiVerdict {
     fn answer(&self) -> Answer {
-        let closed = !self.strict || self.profiles.iter().all(|profile| profile.openings.is_empty());
+        let closed = !self.strict || self.profiles.iter().all(|profile| profile.bypasses.is_empty());
         Answer::if_so(self.signed && closed && self.profiles.iter().all(|profile| profile.problems.is_empty()))
     }
 
@@ -296,8 +296,8 @@ impl ProfileVerdict {
         if let Some(image) = &self.image {
             writeln!(text, "repository:   {image}")?;
         }
-        for opening in &self.openings {
-            writeln!(text, "{}         {}, closed by: {}", paint.bad("open:"), opening.name(), opening.remedy())?;
+        for bypass in &self.bypasses {
+            writeln!(text, "{}         {}, closed by: {}", paint.bad("open:"), bypass.name(), bypass.remedy())?;
         }
         self.problems
             .iter()

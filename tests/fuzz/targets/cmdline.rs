@@ -5,7 +5,7 @@ use libfuzzer_sys::fuzz_target;
 use sealroot::ask::cmdline::{BootRequest, CommandLine, RequestedVerification};
 use sealroot::ask::config::Config;
 use sealroot::ask::firmware::{Lockdown, SecureBoot};
-use sealroot::ask::openings::{self, Boot, Opening, PhysicalFilesystem};
+use sealroot::ask::bypasses::{self, Boot, Bypass, PhysicalFilesystem};
 use sealroot::ask::policy::Settings;
 use sealroot_fuzz::{bounded, check_message};
 
@@ -20,15 +20,15 @@ fuzz_target!(|text: &[u8]| {
     let expected = kernel_split(text);
     check_split(&line, &expected);
     check_request(&line, &expected);
-    let found = openings(&line, "", Lockdown::None);
-    let fewer = openings(&line, "[etc]\nmount = \"none\"\n", Lockdown::Active);
-    assert!(fewer.iter().all(|opening| found.contains(opening)));
-    assert!(!fewer.contains(&Opening::Fstab) && !fewer.contains(&Opening::Hibernation));
+    let found = bypasses(&line, "", Lockdown::None);
+    let fewer = bypasses(&line, "[etc]\nmount = \"none\"\n", Lockdown::Active);
+    assert!(fewer.iter().all(|bypass| found.contains(bypass)));
+    assert!(!fewer.contains(&Bypass::Fstab) && !fewer.contains(&Bypass::Hibernation));
 });
 
-fn openings(command_line: &CommandLine, config: &str, lockdown: Lockdown) -> Vec<Opening> {
+fn bypasses(command_line: &CommandLine, config: &str, lockdown: Lockdown) -> Vec<Bypass> {
     let config = Config::from_sealroot_toml(config).expect("a config");
-    openings::find(&Boot {
+    bypasses::find(&Boot {
         command_line,
         settings: &Settings::resolve(config, Config::default(), command_line),
         lockdown,

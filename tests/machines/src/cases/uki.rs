@@ -60,15 +60,15 @@ struct Judged {
 }
 
 enum Expect {
-    /// Whether it is signed, its image, and which openings; no problems.
-    Openings { signed: bool, openings: &'static [&'static str] },
+    /// Whether it is signed, its image, and which bypasses; no problems.
+    Bypasses { signed: bool, bypasses: &'static [&'static str] },
     /// This problem and no other.
     Problem(fn(&Lab) -> Result<String>),
     /// A problem that starts so, before what was expected.
     ProblemBefore(&'static str, &'static str),
 }
 
-use Expect::{Openings, Problem, ProblemBefore};
+use Expect::{Bypasses, Problem, ProblemBefore};
 
 fn with_karg(options: &[&str], lab: &Lab) -> Result<Vec<String>> {
     Ok(options.iter().map(ToString::to_string).chain([lab.karg("")]).collect())
@@ -80,7 +80,7 @@ const SEALED: Judged = Judged {
     repository: Some("sha512"),
     options: &[],
     status: 0,
-    expect: Openings { signed: true, openings: &LEFT },
+    expect: Bypasses { signed: true, bypasses: &LEFT },
 };
 
 /// What is left open with systemd's stub 257 and an /etc that keeps everything.
@@ -105,18 +105,18 @@ const JUDGED: &[Judged] = &[
         made: |lab| with_karg(&["--unsigned"], lab),
         repository: None,
         status: 1,
-        expect: Openings { signed: false, openings: &LEFT },
+        expect: Bypasses { signed: false, bypasses: &LEFT },
         ..SEALED
     },
     Judged {
-        name: "with_openings",
+        name: "with_bypasses",
         made: |lab| with_karg(&["--open"], lab),
         repository: None,
         options: &["--strict"],
         status: 1,
-        expect: Openings {
+        expect: Bypasses {
             signed: true,
-            openings: &[
+            bypasses: &[
                 "imported-credentials",
                 "metadata-service",
                 "fstab",
@@ -223,9 +223,9 @@ fn judge(judged: &Judged) -> Result<String> {
     };
     let problems = || of_profiles("problems").iter().filter_map(Value::as_array).flatten().cloned().collect::<Vec<_>>();
     let (expected, found) = match &judged.expect {
-        Openings { signed, openings } => (
-            json!([signed, [[lab.image()]], [openings], [[]]]),
-            json!([result["signed"], of_profiles("images"), of_profiles("openings"), of_profiles("problems")]),
+        Bypasses { signed, bypasses } => (
+            json!([signed, [[lab.image()]], [bypasses], [[]]]),
+            json!([result["signed"], of_profiles("images"), of_profiles("bypasses"), of_profiles("problems")]),
         ),
         Problem(problem) => (json!([problem(&lab)?]), json!(problems())),
         ProblemBefore(start, end) => {

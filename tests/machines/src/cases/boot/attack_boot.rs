@@ -212,7 +212,7 @@ pub fn initramfs() -> Vec<Scenario> {
             .manifest()
             .uki("--stub")
             .uki("forky")
-            .must("report", ".*\"openings\":\\[.*\"stub-initrd\".*"),
+            .must("report", ".*\"bypasses\":\\[.*\"stub-initrd\".*"),
         // What the signed one has, too, is replaced by it.
         case("initramfs_with_an_older_unit")
             .manifest()

@@ -82,9 +82,9 @@ pub fn command() -> Vec<Scenario> {
     vec![scenario]
 }
 
-fn status(secure_boot: &str, openings: &str) -> String {
+fn status(secure_boot: &str, bypasses: &str) -> String {
     let places = r#"["/etc","/var","/sysroot"]"#;
-    format!(r#"0 [true,"sha512:{{digest}}","v1","image","{secure_boot}",false,[],[{openings}],{places},1]"#)
+    format!(r#"0 [true,"sha512:{{digest}}","v1","image","{secure_boot}",false,[],[{bypasses}],{places},1]"#)
 }
 
 /// However the repository is damaged, it is the same image with as many objects.

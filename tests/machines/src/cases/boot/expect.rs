@@ -107,7 +107,7 @@ pub fn problems(scenario: &Scenario, world: &World, on: On, console: &Console, d
         }
         Expected::SealedOrRefusedLike(_) => judge.sealed("SHA512_V1", "{CANARY_SHA256SUM}")?,
         Expected::RefusedByFirmware => judge.refused_by_firmware(),
-        Expected::Open(openings) => openings.iter().for_each(|(opening, remedy)| judge.open(opening, remedy)),
+        Expected::Open(bypasses) => bypasses.iter().for_each(|(bypass, remedy)| judge.open(bypass, remedy)),
         Expected::Shell(prompt) => {
             judge.unless(console.find(prompt).is_some(), || "expected a shell in the initrd, found none".into());
             judge.never(STARTED, "sign of a pivot");
@@ -270,15 +270,15 @@ impl Judge<'_> {
         self.never(STARTED, "sign of a pivot");
     }
 
-    /// The report names an opening, and the boot program warned of it.
-    fn open(&mut self, opening: &str, remedy: &str) {
+    /// The report names a bypass, and the boot program warned of it.
+    fn open(&mut self, bypass: &str, remedy: &str) {
         let warning = self.console.find(WARNING).unwrap_or_default().to_owned();
-        self.unless(warning.contains(&format!(" {opening} ({remedy})")), || {
-            format!("expected a warning of '{opening} ({remedy})', found '{warning}'")
+        self.unless(warning.contains(&format!(" {bypass} ({remedy})")), || {
+            format!("expected a warning of '{bypass} ({remedy})', found '{warning}'")
         });
         let report = self.console.probe("report").unwrap_or_default();
-        let named = whole(&format!(r#".*"openings":\[[^]]*"{opening}".*"#), report);
-        self.unless(named, || format!("expected the opening {opening} in the report"));
+        let named = whole(&format!(r#".*"bypasses":\[[^]]*"{bypass}".*"#), report);
+        self.unless(named, || format!("expected the bypass {bypass} in the report"));
     }
 }
 

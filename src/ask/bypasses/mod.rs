@@ -15,7 +15,7 @@ use asked::Asked;
 
 /// A way around the seal that is open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Opening {
+pub enum Bypass {
     /// PID 1 takes credentials from SMBIOS strings, and with them units.
     ImportedCredentials,
     /// PID 1 takes credentials from a cloud's metadata service, whose address is whoever answers there (systemd 261).
@@ -51,7 +51,7 @@ pub enum Opening {
     UnsignedCommandLine,
 }
 
-names!(Opening:
+names!(Bypass:
     ImportedCredentials = "imported-credentials",
     MetadataService = "metadata-service",
     Fstab = "fstab",
@@ -70,7 +70,7 @@ names!(Opening:
     UnsignedCommandLine = "unsigned-command-line"
 );
 
-impl Opening {
+impl Bypass {
     /// What would close it: kernel arguments, or words that name something else.
     pub fn remedy(self) -> &'static str {
         match self {
@@ -94,18 +94,18 @@ impl Opening {
     }
 }
 
-/// What closes all openings that kernel arguments close, on a physical root with ext4.
-pub const SEALED: [Opening; 10] = [
-    Opening::ImportedCredentials,
-    Opening::MetadataService,
-    Opening::Fstab,
-    Opening::InitrdShell,
-    Opening::Hibernation,
-    Opening::Extensions,
-    Opening::OtherPartitions,
-    Opening::FactoryReset,
-    Opening::DiskErrors,
-    Opening::FirstBoot,
+/// What closes all bypasses that kernel arguments close, on a physical root with ext4.
+pub const SEALED: [Bypass; 10] = [
+    Bypass::ImportedCredentials,
+    Bypass::MetadataService,
+    Bypass::Fstab,
+    Bypass::InitrdShell,
+    Bypass::Hibernation,
+    Bypass::Extensions,
+    Bypass::OtherPartitions,
+    Bypass::FactoryReset,
+    Bypass::DiskErrors,
+    Bypass::FirstBoot,
 ];
 
 /// The filesystem of the physical root.
@@ -134,8 +134,8 @@ pub struct Boot<'a> {
     pub filesystem: PhysicalFilesystem,
 }
 
-/// The openings of a boot, in the order of [`Opening`].
-pub fn find(boot: &Boot<'_>) -> Vec<Opening> {
+/// The bypasses of a boot, in the order of [`Bypass`].
+pub fn find(boot: &Boot<'_>) -> Vec<Bypass> {
     let Boot { command_line, settings, lockdown, secure_boot, stub, filesystem } = *boot;
     let asked = Asked(command_line);
     let (etc, var) = (*settings.etc.value(), *settings.var.value());
@@ -149,34 +149,34 @@ pub fn find(boot: &Boot<'_>) -> Vec<Opening> {
     let adds = |extra| stub_that_adds.is_some_and(|stub| stub.adds(extra));
     [
         (
-            Opening::ImportedCredentials,
+            Bypass::ImportedCredentials,
             !asked.is_off("systemd.import_credentials") || asked.is_on("rd.systemd.import_credentials"),
         ),
-        (Opening::MetadataService, !asked.is_off("systemd.imds")),
+        (Bypass::MetadataService, !asked.is_off("systemd.imds")),
         // In the initrd, systemd-fstab-generator takes either form, and the gate sees what it mounts.
-        (Opening::Fstab, etc_persists && (!asked.is_off("fstab") || asked.is_on("rd.fstab"))),
-        (Opening::InitrdShell, asked.shell()),
+        (Bypass::Fstab, etc_persists && (!asked.is_off("fstab") || asked.is_on("rd.fstab"))),
+        (Bypass::InitrdShell, asked.shell()),
         (
-            Opening::Hibernation,
+            Bypass::Hibernation,
             !(asked.is_bare("noresume") || asked.is_bare("nohibernate") || lockdown == Lockdown::Active),
         ),
-        (Opening::ExtraUnits, asked.units()),
-        (Opening::Extensions, (etc_persists || var_persists) && !asked.masks_extensions()),
-        (Opening::OtherPartitions, !asked.is_off("systemd.gpt_auto")),
-        (Opening::FactoryReset, !asked.is_off("systemd.factory_reset")),
-        (Opening::DiskErrors, filesystem == PhysicalFilesystem::MayBeExt4 && !asked.survives_disk_errors()),
+        (Bypass::ExtraUnits, asked.units()),
+        (Bypass::Extensions, (etc_persists || var_persists) && !asked.masks_extensions()),
+        (Bypass::OtherPartitions, !asked.is_off("systemd.gpt_auto")),
+        (Bypass::FactoryReset, !asked.is_off("systemd.factory_reset")),
+        (Bypass::DiskErrors, filesystem == PhysicalFilesystem::MayBeExt4 && !asked.survives_disk_errors()),
         (
-            Opening::FirstBoot,
+            Bypass::FirstBoot,
             id_persists && !(asked.is_off("systemd.condition_first_boot") && asked.is_off("systemd.firstboot")),
         ),
-        (Opening::WritableEtc, etc_persists && !keep.is_some_and(KeepList::is_data)),
-        (Opening::FirmwareStrings, *settings.firmware_strings.value() == FirmwareStrings::Report),
-        (Opening::StubCommandLine, adds(Extra::CommandLine)),
-        (Opening::StubInitrd, adds(Extra::Initrd)),
-        (Opening::UnsignedCommandLine, firmware && stub.is_none()),
+        (Bypass::WritableEtc, etc_persists && !keep.is_some_and(KeepList::is_data)),
+        (Bypass::FirmwareStrings, *settings.firmware_strings.value() == FirmwareStrings::Report),
+        (Bypass::StubCommandLine, adds(Extra::CommandLine)),
+        (Bypass::StubInitrd, adds(Extra::Initrd)),
+        (Bypass::UnsignedCommandLine, firmware && stub.is_none()),
     ]
     .into_iter()
-    .filter_map(|(opening, open)| open.then_some(opening))
+    .filter_map(|(bypass, open)| open.then_some(bypass))
     .collect()
 }
 
@@ -186,7 +186,7 @@ mod tests {
     use crate::ask::config::Config;
 
     fn sealed() -> String {
-        SEALED.map(Opening::remedy).join(" ")
+        SEALED.map(Bypass::remedy).join(" ")
     }
 
     fn settings(config: &str) -> Settings {
@@ -207,7 +207,7 @@ mod tests {
     }
 
     /// Of a command line and a configuration alone.
-    fn openings(line: &str, config: &str) -> Vec<Opening> {
+    fn bypasses(line: &str, config: &str) -> Vec<Bypass> {
         let (command_line, settings) = (CommandLine::split(line.as_bytes()), settings(config));
         find(&boot(&command_line, &settings))
     }
@@ -216,13 +216,13 @@ mod tests {
 
     #[test]
     fn a_sealed_command_line_leaves_none() {
-        assert_eq!(openings(&sealed(), KEEP), []);
+        assert_eq!(bypasses(&sealed(), KEEP), []);
     }
 
     #[test]
     fn each_one_alone() {
-        use Opening::*;
-        for (remove, add, opening) in [
+        use Bypass::*;
+        for (remove, add, bypass) in [
             ("systemd.import_credentials=no", "", ImportedCredentials),
             ("systemd.import_credentials=no", "systemd.import_credentials=yes", ImportedCredentials),
             ("", "systemd.import_credentials", ImportedCredentials),
@@ -283,7 +283,7 @@ mod tests {
             ("", "rootflags=noatime,errors=panic", DiskErrors),
         ] {
             let line = format!("{} {add}", sealed().replace(remove, ""));
-            assert_eq!(openings(&line, KEEP), [opening], "{line}");
+            assert_eq!(bypasses(&line, KEEP), [bypass], "{line}");
         }
     }
 
@@ -291,39 +291,39 @@ mod tests {
     fn what_closes_one_otherwise() {
         let line = sealed().replace("rd.fstab=no", "").replace("fstab=no", "");
         for mount in ["transient", "none"] {
-            assert_eq!(openings(&line, &format!("[etc]\nmount = \"{mount}\"\n")), []);
+            assert_eq!(bypasses(&line, &format!("[etc]\nmount = \"{mount}\"\n")), []);
         }
-        assert_eq!(openings(&sealed().replace("import_credentials", "import-credentials"), KEEP), []);
-        assert_eq!(openings(&sealed().replace("noresume", "nohibernate"), KEEP), []);
-        assert_eq!(openings(&sealed().replace("errors=remount-ro", "noatime,errors=continue"), KEEP), []);
+        assert_eq!(bypasses(&sealed().replace("import_credentials", "import-credentials"), KEEP), []);
+        assert_eq!(bypasses(&sealed().replace("noresume", "nohibernate"), KEEP), []);
+        assert_eq!(bypasses(&sealed().replace("errors=remount-ro", "noatime,errors=continue"), KEEP), []);
         let line = sealed().replace("systemd.mask", "more");
         let nothing_persists = "[etc]\nmount = \"none\"\n[var]\nmount = \"transient\"\n";
-        assert_eq!(openings(&line, nothing_persists), []);
-        assert_eq!(openings(&line, "[etc]\nmount = \"none\"\n"), [Opening::Extensions]);
+        assert_eq!(bypasses(&line, nothing_persists), []);
+        assert_eq!(bypasses(&line, "[etc]\nmount = \"none\"\n"), [Bypass::Extensions]);
     }
 
     #[test]
     fn what_no_argument_closes() {
-        assert_eq!(openings(&sealed(), ""), [Opening::WritableEtc]);
-        assert_eq!(openings(&sealed(), "[etc]\nmount = \"bind\"\n"), [Opening::WritableEtc]);
+        assert_eq!(bypasses(&sealed(), ""), [Bypass::WritableEtc]);
+        assert_eq!(bypasses(&sealed(), "[etc]\nmount = \"bind\"\n"), [Bypass::WritableEtc]);
         // Who decides whether it is the first boot.
         for remove in ["systemd.condition_first_boot=no ", " systemd.firstboot=no"] {
             let line = sealed().replace(remove, "");
-            assert_eq!(openings(&line, "[etc]\nkeep = [\"machine-id\"]\n"), [Opening::FirstBoot]);
-            assert_eq!(openings(&line, "[etc]\nmount = \"bind\"\n"), [Opening::FirstBoot, Opening::WritableEtc]);
+            assert_eq!(bypasses(&line, "[etc]\nkeep = [\"machine-id\"]\n"), [Bypass::FirstBoot]);
+            assert_eq!(bypasses(&line, "[etc]\nmount = \"bind\"\n"), [Bypass::FirstBoot, Bypass::WritableEtc]);
             for other in ["keep = [\"hostname\"]", "mount = \"transient\""] {
-                assert_eq!(openings(&line, &format!("[etc]\n{other}\n")), []);
+                assert_eq!(bypasses(&line, &format!("[etc]\n{other}\n")), []);
             }
         }
         for list in
             ["\"*\", \"*/**\"", "\"ld.so.*\"", "\"systemd/**\"", "\"systemd/system/a.service\"", "\"*/rules.d/**\""]
         {
-            assert_eq!(openings(&sealed(), &format!("[etc]\nkeep = [{list}]\n")), [Opening::WritableEtc], "{list}");
+            assert_eq!(bypasses(&sealed(), &format!("[etc]\nkeep = [{list}]\n")), [Bypass::WritableEtc], "{list}");
         }
         let harmless = "[etc]\nkeep = [\"machine-id\", \"ssh/ssh_host_*\", \"NetworkManager/system-connections/**\"]\n";
-        assert_eq!(openings(&sealed(), harmless), []);
+        assert_eq!(bypasses(&sealed(), harmless), []);
         let reported = format!("{KEEP}[policy]\nfirmware-strings = \"report\"\n");
-        assert_eq!(openings(&sealed(), &reported), [Opening::FirmwareStrings]);
+        assert_eq!(bypasses(&sealed(), &reported), [Bypass::FirmwareStrings]);
     }
 
     #[test]
@@ -336,14 +336,14 @@ mod tests {
             change(&mut boot);
             find(&boot)
         };
-        assert_eq!(found(&bare, |_| ()), [Opening::Hibernation, Opening::DiskErrors]);
-        assert_eq!(found(&bare, |boot| boot.lockdown = Lockdown::Active), [Opening::DiskErrors]);
-        assert_eq!(found(&bare, |boot| boot.filesystem = PhysicalFilesystem::Other), [Opening::Hibernation]);
-        assert_eq!(found(&line, |boot| boot.stub = Some(Stub::Systemd(257))), [Opening::StubCommandLine]);
-        let both = [Opening::StubCommandLine, Opening::StubInitrd];
+        assert_eq!(found(&bare, |_| ()), [Bypass::Hibernation, Bypass::DiskErrors]);
+        assert_eq!(found(&bare, |boot| boot.lockdown = Lockdown::Active), [Bypass::DiskErrors]);
+        assert_eq!(found(&bare, |boot| boot.filesystem = PhysicalFilesystem::Other), [Bypass::Hibernation]);
+        assert_eq!(found(&line, |boot| boot.stub = Some(Stub::Systemd(257))), [Bypass::StubCommandLine]);
+        let both = [Bypass::StubCommandLine, Bypass::StubInitrd];
         assert_eq!(found(&line, |boot| boot.stub = Some(Stub::Systemd(258))), both);
         assert_eq!(found(&line, |boot| boot.stub = Some(Stub::Unknown)), both);
-        let all = [Opening::StubCommandLine, Opening::StubInitrd, Opening::UnsignedCommandLine];
+        let all = [Bypass::StubCommandLine, Bypass::StubInitrd, Bypass::UnsignedCommandLine];
         assert_eq!(found(&line, |boot| boot.stub = None), all);
         assert_eq!(found(&line, |boot| (boot.stub, boot.secure_boot) = (None, SecureBoot::Unknown)), all);
         let off = |boot: &mut Boot<'_>| (boot.stub, boot.secure_boot) = (None, SecureBoot::Off);
