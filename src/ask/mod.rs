@@ -15,17 +15,16 @@ use crate::refusal::{Refusal, chain};
 use added::AddedString;
 use bypasses::{Boot, Bypass, PhysicalFilesystem};
 use cmdline::CommandLine;
-use config::{Config, FirmwareStrings};
+use config::FirmwareStrings;
 use firmware::SecureBoot;
-use policy::{Decision, Settings};
+use policy::{Decision, Resolved, Settings};
 use read::Firmware;
 use stub::Stub;
 
 /// Everything that decides, from the signed image and from the firmware.
 #[derive(Debug)]
 pub struct Asked {
-    command_line: CommandLine,
-    settings: Settings,
+    resolved: Resolved,
     secure_boot: SecureBoot,
     stub: Option<String>,
     added: Vec<AddedString>,
@@ -37,13 +36,14 @@ pub struct Asked {
 /// One cannot be read, or something was added to what was signed.
 pub fn ask() -> Result<Asked, Refusal> {
     let command_line = read::command_line()?;
-    let settings = settings(read::configs()?, &command_line);
+    let (ours, theirs) = read::configs()?;
+    let resolved = Resolved::new(command_line, ours, theirs);
     let firmware = known(Firmware::open());
     // What cannot be read is no state, which is enough unless one is required.
     let secure_boot = firmware.as_ref().and_then(|firmware| known(firmware.secure_boot()));
-    let added = added(&command_line, &settings)?;
+    let added = added(&resolved)?;
     let stub = firmware.and_then(|firmware| known(firmware.stub()).flatten());
-    Ok(Asked { command_line, settings, secure_boot: secure_boot.unwrap_or(SecureBoot::Unknown), stub, added })
+    Ok(Asked { resolved, secure_boot: secure_boot.unwrap_or(SecureBoot::Unknown), stub, added })
 }
 
 /// Looks only at what was added to the signed image, which is a refusal; for the first moment of a boot.
@@ -53,9 +53,10 @@ pub fn ask() -> Result<Asked, Refusal> {
 pub fn look_for_additions() -> Result<(), Refusal> {
     let command_line = read::command_line()?;
     // What is wrong with the configuration, the boot program says. Meanwhile the strict defaults hold.
-    let settings = settings(read::configs().unwrap_or_default(), &command_line);
-    policy::judge_added(&settings, &added(&command_line, &settings)?)?;
-    judge_as_signed(&command_line)
+    let (ours, theirs) = read::configs().unwrap_or_default();
+    let resolved = Resolved::new(command_line, ours, theirs);
+    policy::judge_added(&resolved, &added(&resolved)?)?;
+    judge_as_signed(resolved.command_line())
 }
 
 /// The input, or `None` and a warning when it cannot be read.
@@ -63,15 +64,11 @@ pub fn known<T>(input: Result<T, Refusal>) -> Option<T> {
     input.inspect_err(|error| log::warn!("{}, ignoring", chain(error))).ok()
 }
 
-fn settings((ours, theirs): (Config, Config), command_line: &CommandLine) -> Settings {
-    Settings::resolve(ours, theirs, command_line)
-}
-
 /// What the machine's set-up adds. If that is a refusal, so is what cannot be read.
-fn added(command_line: &CommandLine, settings: &Settings) -> Result<Vec<AddedString>, Refusal> {
-    policy::judge_hiding(command_line, settings)?;
-    match settings.firmware_strings.value() {
-        FirmwareStrings::Refuse => Ok(read::added()?),
+fn added(resolved: &Resolved) -> Result<Vec<AddedString>, Refusal> {
+    policy::judge_hiding(resolved)?;
+    match resolved.settings().firmware_strings.value() {
+        FirmwareStrings::Refuse => read::added(),
         FirmwareStrings::Report => Ok(known(read::added()).unwrap_or_default()),
     }
 }
@@ -79,7 +76,7 @@ fn added(command_line: &CommandLine, settings: &Settings) -> Result<Vec<AddedStr
 /// If the initramfs says what the signed command line is, this must be it.
 fn judge_as_signed(command_line: &CommandLine) -> Result<(), Refusal> {
     match read::signed_command_lines()? {
-        Some(signed) => Ok(policy::judge_command_line(command_line, &signed)?),
+        Some(signed) => policy::judge_command_line(command_line, &signed),
         None => Ok(()),
     }
 }
@@ -87,12 +84,12 @@ fn judge_as_signed(command_line: &CommandLine) -> Result<(), Refusal> {
 impl Asked {
     /// The kernel command line.
     pub fn command_line(&self) -> &CommandLine {
-        &self.command_line
+        self.resolved.command_line()
     }
 
     /// Every setting.
     pub fn settings(&self) -> &Settings {
-        &self.settings
+        self.resolved.settings()
     }
 
     /// The firmware's state.
@@ -113,8 +110,7 @@ impl Asked {
     /// What stays open, with a physical root of this kind.
     pub fn bypasses(&self, filesystem: PhysicalFilesystem) -> Vec<Bypass> {
         bypasses::find(&Boot {
-            command_line: &self.command_line,
-            settings: &self.settings,
+            resolved: &self.resolved,
             lockdown: read::lockdown(),
             secure_boot: self.secure_boot,
             stub: self.stub().map(Stub::named),
@@ -127,8 +123,8 @@ impl Asked {
     /// # Errors
     /// It contradicts itself, or something in it is not allowed.
     pub fn decide(&self) -> Result<Decision, Refusal> {
-        let decision = policy::decide(&self.command_line, self.settings.clone(), self.secure_boot, &self.added);
-        judge_as_signed(&self.command_line)?;
+        let decision = policy::decide(&self.resolved, self.secure_boot, &self.added);
+        judge_as_signed(self.resolved.command_line())?;
         decision
     }
 }

@@ -9,7 +9,7 @@ use crate::ask::cmdline::CommandLine;
 use crate::ask::config::{Config, OnFailure};
 use crate::ask::firmware::BootEntry;
 use crate::ask::known;
-use crate::ask::policy::{self, Action, Settings};
+use crate::ask::policy::{self, Action, Resolved};
 use crate::ask::read::{self, Firmware};
 use crate::boot::action;
 use crate::boot::report::{self, Report};
@@ -95,7 +95,7 @@ fn detach(sysroot: &Path) {
 fn failure_settings(report: &Report) -> (OnFailure, u8) {
     let read = || {
         let ours = known(read::config_on_refusal()).unwrap_or_default();
-        Settings::resolve(ours, Config::default(), &CommandLine::split(b""))
+        Resolved::new(CommandLine::default(), ours, Config::default()).settings().clone()
     };
     let settings = report.settings().cloned().unwrap_or_else(read);
     (*settings.on_failure.value(), *settings.failure_delay.value())

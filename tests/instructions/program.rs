@@ -16,7 +16,7 @@ use rustix::fs::MemfdFlags;
 use sealroot::ask::cmdline::{BootRequest, CommandLine};
 use sealroot::ask::config::Config;
 use sealroot::ask::firmware::SecureBoot;
-use sealroot::ask::policy::{self, Settings};
+use sealroot::ask::policy::{self, Resolved};
 use sealroot::formats::composefs;
 
 /// That of the boot program.
@@ -103,8 +103,8 @@ fn main() -> Result {
             let ours = Config::from_sealroot_toml(SEALROOT_TOML)?;
             let theirs = Config::from_setup_root_conf(SETUP_ROOT_CONF)?;
             once(wanted, || {
-                let settings = Settings::resolve(ours, theirs, &command_line);
-                Ok(policy::decide(&command_line, settings, black_box(SecureBoot::Enforced), &[])?)
+                let resolved = Resolved::new(command_line, ours, theirs);
+                Ok(policy::decide(&resolved, black_box(SecureBoot::Enforced), &[])?)
             })
         }
         "image" => {

@@ -1,11 +1,10 @@
 //! What a boot leaves open that sealroot cannot close by itself (SECURITY.md): command line, boot stub,
 //! configuration.
 
-use crate::ask::cmdline::CommandLine;
 use crate::ask::config::{FirmwareStrings, StateMount};
 use crate::ask::firmware::{Lockdown, SecureBoot};
 use crate::ask::keep::KeepList;
-use crate::ask::policy::Settings;
+use crate::ask::policy::Resolved;
 use crate::ask::stub::{Extra, Stub};
 use crate::formats::names::names;
 
@@ -120,10 +119,8 @@ pub enum PhysicalFilesystem {
 /// What is looked at.
 #[derive(Clone, Copy, Debug)]
 pub struct Boot<'a> {
-    /// The command line that the system sees.
-    pub command_line: &'a CommandLine,
-    /// Every setting.
-    pub settings: &'a Settings,
+    /// The command line that the system sees, with its settings.
+    pub resolved: &'a Resolved,
     /// The kernel's lockdown.
     pub lockdown: Lockdown,
     /// Whether signatures are checked at all.
@@ -136,8 +133,8 @@ pub struct Boot<'a> {
 
 /// The bypasses of a boot, in the order of [`Bypass`].
 pub fn find(boot: &Boot<'_>) -> Vec<Bypass> {
-    let Boot { command_line, settings, lockdown, secure_boot, stub, filesystem } = *boot;
-    let asked = Asked(command_line);
+    let Boot { resolved, lockdown, secure_boot, stub, filesystem } = *boot;
+    let (asked, settings) = (Asked(resolved.command_line()), resolved.settings());
     let (etc, var) = (*settings.etc.value(), *settings.var.value());
     let etc_persists = matches!(etc, StateMount::Overlay | StateMount::Bind);
     let var_persists = matches!(var, StateMount::Overlay | StateMount::Bind);
@@ -183,22 +180,22 @@ pub fn find(boot: &Boot<'_>) -> Vec<Bypass> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ask::cmdline::CommandLine;
     use crate::ask::config::Config;
 
     fn sealed() -> String {
         SEALED.map(Bypass::remedy).join(" ")
     }
 
-    fn settings(config: &str) -> Settings {
+    fn resolved(line: &str, config: &str) -> Resolved {
         let config = Config::from_sealroot_toml(config).unwrap();
-        Settings::resolve(config, Config::default(), &CommandLine::default())
+        Resolved::new(CommandLine::split(line.as_bytes()), config, Config::default())
     }
 
     /// A boot that is closed but for command line and settings.
-    fn boot<'a>(command_line: &'a CommandLine, settings: &'a Settings) -> Boot<'a> {
+    fn boot(resolved: &Resolved) -> Boot<'_> {
         Boot {
-            command_line,
-            settings,
+            resolved,
             lockdown: Lockdown::None,
             secure_boot: SecureBoot::Enforced,
             stub: Some(Stub::Systemd(253)),
@@ -208,8 +205,7 @@ mod tests {
 
     /// Of a command line and a configuration alone.
     fn bypasses(line: &str, config: &str) -> Vec<Bypass> {
-        let (command_line, settings) = (CommandLine::split(line.as_bytes()), settings(config));
-        find(&boot(&command_line, &settings))
+        find(&boot(&resolved(line, config)))
     }
 
     const KEEP: &str = "[etc]\nkeep = []\n";
@@ -329,10 +325,9 @@ mod tests {
     #[test]
     fn by_the_machine() {
         let (line, bare) = (sealed(), sealed().replace("noresume", "").replace("rootflags", "rootflag"));
-        let settings = settings(KEEP);
         let found = |line: &str, change: fn(&mut Boot<'_>)| {
-            let command_line = CommandLine::split(line.as_bytes());
-            let mut boot = boot(&command_line, &settings);
+            let resolved = resolved(line, KEEP);
+            let mut boot = boot(&resolved);
             change(&mut boot);
             find(&boot)
         };

@@ -4,7 +4,7 @@
 
 mod settings;
 
-pub use settings::{Origin, Setting, Settings};
+pub use settings::{Origin, Resolved, Setting, Settings};
 
 use crate::ask::added::AddedString;
 use crate::ask::cmdline::{BootRequest, CommandLine, RequestedImage, RequestedVerification};
@@ -63,8 +63,8 @@ impl Policy {
 const COMMAND_LINE: &str = "kernel command line";
 
 /// Decides about what the machine's set-up adds to the signed image: whether what is asked by now is what was signed.
-pub fn judge_added(settings: &Settings, added: &[AddedString]) -> Result<(), Refusal> {
-    match (settings.firmware_strings.value, added.iter().min_by_key(|string| string.addition())) {
+pub fn judge_added(resolved: &Resolved, added: &[AddedString]) -> Result<(), Refusal> {
+    match (resolved.settings().firmware_strings.value, added.iter().min_by_key(|string| string.addition())) {
         (FirmwareStrings::Refuse, Some(string)) => {
             let expected =
                 format!("no string that {} (policy.firmware-strings = \"refuse\")", string.addition().description());
@@ -94,9 +94,9 @@ pub fn judge_command_line(found: &CommandLine, signed: &[CommandLine]) -> Result
 }
 
 /// Decides whether what the machine's set-up adds can be seen at all.
-pub fn judge_hiding(command_line: &CommandLine, settings: &Settings) -> Result<(), Refusal> {
-    let hiding = HIDING_KARGS.into_iter().find(|key| command_line.values(key).next().is_some());
-    match (settings.firmware_strings.value, hiding) {
+pub fn judge_hiding(resolved: &Resolved) -> Result<(), Refusal> {
+    let hiding = HIDING_KARGS.into_iter().find(|key| resolved.command_line().values(key).next().is_some());
+    match (resolved.settings().firmware_strings.value, hiding) {
         (FirmwareStrings::Refuse, Some(karg)) => {
             let expected = "nothing that hides the machine's set-up (policy.firmware-strings = \"refuse\")";
             Err(Refusal::of(COMMAND_LINE).expected(expected).found(format_args!("'{karg}'")))
@@ -105,15 +105,11 @@ pub fn judge_hiding(command_line: &CommandLine, settings: &Settings) -> Result<(
     }
 }
 
-/// Decides, from everything that was asked. `settings` must come from the same command line.
-pub fn decide(
-    command_line: &CommandLine,
-    settings: Settings,
-    secure_boot: SecureBoot,
-    added: &[AddedString],
-) -> Result<Decision, Refusal> {
-    judge_hiding(command_line, &settings)?;
-    judge_added(&settings, added)?;
+/// Decides, from everything that was asked.
+pub fn decide(resolved: &Resolved, secure_boot: SecureBoot, added: &[AddedString]) -> Result<Decision, Refusal> {
+    judge_hiding(resolved)?;
+    judge_added(resolved, added)?;
+    let (command_line, settings) = (resolved.command_line(), resolved.settings());
     if settings.secure_boot.value == SecureBootPolicy::Require && secure_boot != SecureBoot::Enforced {
         let expected = "'enforced' (policy.secure-boot = \"require\")";
         return Err(Refusal::of("Secure Boot").expected(expected).found(format_args!("'{}'", secure_boot.name())));
@@ -128,7 +124,7 @@ pub fn decide(
             KargPolicy::Require => {
                 Err(Refusal::of(COMMAND_LINE).expected("a karg 'composefs.digest' or 'composefs'").found("neither"))
             }
-            KargPolicy::Optional => Ok(Decision::NothingToDo(settings)),
+            KargPolicy::Optional => Ok(Decision::NothingToDo(settings.clone())),
         };
     };
     if let (Alternatives::Refuse, Some(second)) = (settings.alternatives.value, request.images().get(1)) {
@@ -150,7 +146,7 @@ pub fn decide(
             return unverified(&format!("Secure Boot is {}", secure_boot.name()));
         }
     };
-    Ok(Decision::Seal(Policy { images: request.images().to_vec(), verification, settings }))
+    Ok(Decision::Seal(Policy { images: request.images().to_vec(), verification, settings: settings.clone() }))
 }
 
 /// What follows a refusal.
@@ -191,17 +187,20 @@ mod tests {
 
     const DIGEST: &str = "composefs=00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff";
 
-    fn settings(line: &str, ours: &str, theirs: &str) -> Settings {
-        Settings::resolve(
+    fn resolved(line: &str, ours: &str, theirs: &str) -> Resolved {
+        Resolved::new(
+            CommandLine::split(line.as_bytes()),
             Config::from_sealroot_toml(ours).unwrap(),
             Config::from_setup_root_conf(theirs).unwrap(),
-            &CommandLine::split(line.as_bytes()),
         )
     }
 
+    fn settings(line: &str, ours: &str, theirs: &str) -> Settings {
+        resolved(line, ours, theirs).settings().clone()
+    }
+
     fn decided(line: &str, ours: &str, secure_boot: SecureBoot) -> Result<Decision, String> {
-        decide(&CommandLine::split(line.as_bytes()), settings(line, ours, ""), secure_boot, &[])
-            .map_err(|error| error.to_string())
+        decide(&resolved(line, ours, ""), secure_boot, &[]).map_err(|error| error.to_string())
     }
 
     #[test]
@@ -265,8 +264,7 @@ mod tests {
             b"\0io.systemd.credential:a=b\0io.systemd.stub.kernel-cmdline-extra=rd.break\0io.systemd.boot-entries.extra:c=d\0",
         );
         let decide = |ours, added: &[AddedString]| {
-            let line = CommandLine::split(DIGEST.as_bytes());
-            decide(&line, settings(DIGEST, ours, ""), SecureBoot::Enforced, added).map_err(|error| error.to_string())
+            decide(&resolved(DIGEST, ours, ""), SecureBoot::Enforced, added).map_err(|error| error.to_string())
         };
         // The worst of them is named.
         assert_eq!(

@@ -93,9 +93,34 @@ pub struct Settings {
     pub sysroot: Setting<SysrootMount>,
 }
 
+/// A command line, and the settings that hold for it: nothing is decided about one with the settings of another.
+#[derive(Clone, Debug)]
+pub struct Resolved {
+    command_line: CommandLine,
+    settings: Settings,
+}
+
+impl Resolved {
+    /// Of both files, and of what the command line may say about state.
+    pub fn new(command_line: CommandLine, ours: Config, theirs: Config) -> Self {
+        let settings = Settings::resolve(ours, theirs, &command_line);
+        Self { command_line, settings }
+    }
+
+    /// The command line.
+    pub fn command_line(&self) -> &CommandLine {
+        &self.command_line
+    }
+
+    /// Every setting.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+}
+
 impl Settings {
     /// Resolves both files and what the command line may say about state.
-    pub fn resolve(ours: Config, theirs: Config, command_line: &CommandLine) -> Self {
+    fn resolve(ours: Config, theirs: Config, command_line: &CommandLine) -> Self {
         let layout = Setting::pick(ours.layout, None, Layout::Composefs);
         let etc_default = match layout.value {
             Layout::Composefs => StateMount::Overlay,

@@ -12,7 +12,7 @@ use sealroot::ask::bypasses::{self, Boot, Bypass, PhysicalFilesystem};
 use sealroot::ask::cmdline::CommandLine;
 use sealroot::ask::config::{Config, SEALROOT_TOML, SETUP_ROOT_CONF_TOML};
 use sealroot::ask::firmware::{Lockdown, SecureBoot};
-use sealroot::ask::policy::{self, Decision, Policy, Settings};
+use sealroot::ask::policy::{self, Decision, Policy, Resolved, Settings};
 use sealroot::ask::stub::Stub;
 use sealroot::formats::composefs;
 use sealroot::formats::uki::initramfs::{Budget, Content, Initramfs};
@@ -179,7 +179,7 @@ fn decide(
     let ours = Config::from_sealroot_toml(config(initramfs, SEALROOT_TOML)?).map_err(|error| error.to_string())?;
     let theirs =
         Config::from_setup_root_conf(config(initramfs, SETUP_ROOT_CONF_TOML)?).map_err(|error| error.to_string())?;
-    let settings = Settings::resolve(ours, theirs, command_line);
+    let resolved = Resolved::new(command_line.clone(), ours, theirs);
     let stub = sections.get(".sdmagic").map_or(Stub::Unknown, |content| Stub::of_section(content));
     verdict.stub = Some(match stub {
         Stub::Systemd(release) => format!("systemd-stub {release}"),
@@ -188,8 +188,7 @@ fn decide(
     // A builder can overwrite the name that the stub looks for, before the image is signed.
     let takes_smbios = stub == Stub::Unknown || has_smbios_name(sections);
     verdict.bypasses = bypasses::find(&Boot {
-        command_line,
-        settings: &settings,
+        resolved: &resolved,
         lockdown: Lockdown::None,
         secure_boot: SecureBoot::Enforced,
         stub: Some(stub),
@@ -198,8 +197,8 @@ fn decide(
     if !takes_smbios {
         verdict.bypasses.retain(|bypass| *bypass != Bypass::StubCommandLine);
     }
-    verdict.policy = Some(settings.clone());
-    match policy::decide(command_line, settings, SecureBoot::Enforced, &[]).map_err(|error| chain(&error))? {
+    verdict.policy = Some(resolved.settings().clone());
+    match policy::decide(&resolved, SecureBoot::Enforced, &[]).map_err(|error| chain(&error))? {
         Decision::Seal(policy) if policy.verification() == Verification::Required => Ok(policy),
         Decision::Seal(_) => Err("kernel command line: expected verification to be required, found '?'".into()),
         Decision::NothingToDo(_) => {

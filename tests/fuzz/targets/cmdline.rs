@@ -2,11 +2,11 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
+use sealroot::ask::bypasses::{self, Boot, Bypass, PhysicalFilesystem};
 use sealroot::ask::cmdline::{BootRequest, CommandLine, RequestedVerification};
 use sealroot::ask::config::Config;
 use sealroot::ask::firmware::{Lockdown, SecureBoot};
-use sealroot::ask::bypasses::{self, Boot, Bypass, PhysicalFilesystem};
-use sealroot::ask::policy::Settings;
+use sealroot::ask::policy::Resolved;
 use sealroot_fuzz::{bounded, check_message};
 
 type Argument = (Vec<u8>, Option<Vec<u8>>);
@@ -29,8 +29,7 @@ fuzz_target!(|text: &[u8]| {
 fn bypasses(command_line: &CommandLine, config: &str, lockdown: Lockdown) -> Vec<Bypass> {
     let config = Config::from_sealroot_toml(config).expect("a config");
     bypasses::find(&Boot {
-        command_line,
-        settings: &Settings::resolve(config, Config::default(), command_line),
+        resolved: &Resolved::new(command_line.clone(), config, Config::default()),
         lockdown,
         secure_boot: SecureBoot::Enforced,
         stub: None,

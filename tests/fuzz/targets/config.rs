@@ -6,7 +6,7 @@ use libfuzzer_sys::fuzz_target;
 use sealroot::ask::cmdline::CommandLine;
 use sealroot::ask::config::{Check, Config, KargPolicy, SecureBootPolicy};
 use sealroot::ask::firmware::SecureBoot;
-use sealroot::ask::policy::{self, Decision, Settings};
+use sealroot::ask::policy::{self, Decision, Resolved};
 use sealroot::refusal::Refusal;
 use sealroot_fuzz::{bounded, check_message};
 
@@ -27,11 +27,12 @@ fuzz_target!(|input: &[u8]| {
     let on_refusal = Config::on_refusal(text.split("----\n").next().unwrap_or_default()).policy;
     assert_eq!(on_refusal.on_failure, ours.policy.on_failure);
     assert_eq!(on_refusal.failure_delay, ours.policy.failure_delay);
-    let settings = Settings::resolve(ours.clone(), theirs, &line);
+    let resolved = Resolved::new(line.clone(), ours.clone(), theirs);
+    let settings = resolved.settings();
     assert_eq!(*settings.karg.value(), ours.policy.karg.unwrap_or(KargPolicy::Require));
     assert_eq!(*settings.check.value(), ours.policy.check.unwrap_or(Check::Image));
     for secure_boot in [SecureBoot::Enforced, SecureBoot::Off, SecureBoot::Unsupported, SecureBoot::Unknown] {
-        match policy::decide(&line, settings.clone(), secure_boot, &[]) {
+        match policy::decide(&resolved, secure_boot, &[]) {
             Err(error) => check_message(&error),
             Ok(decision) => {
                 let required = *settings.secure_boot.value() == SecureBootPolicy::Require;

@@ -2,9 +2,9 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use sealroot::fuzzing::report_text;
 use sealroot::ask::policy::Action;
 use sealroot::boot::report::{EarlierReport, Report, Verdict};
+use sealroot::fuzzing::report_text;
 use sealroot::verity::Verification;
 use sealroot_fuzz::{bounded, check_message};
 

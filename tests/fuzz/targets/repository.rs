@@ -7,8 +7,8 @@ use std::os::fd::OwnedFd;
 use std::sync::LazyLock;
 
 use libfuzzer_sys::fuzz_target;
-use sealroot::fuzzing::parse_metacopy;
 use sealroot::disk::repository::Repository;
+use sealroot::fuzzing::parse_metacopy;
 use sealroot_fuzz::{bounded, check_message};
 use serde::Deserialize;
 
