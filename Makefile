@@ -14,6 +14,10 @@ lib = $(DESTDIR)$(PREFIX)/lib
 share = $(DESTDIR)$(PREFIX)/share
 target = $(or $(CARGO_TARGET_DIR),target)/$(TARGET)
 
+# What is installed, if it was built elsewhere.
+BOOT_PROGRAM ?= $(target)/release/sealroot-initrd
+COMMAND ?= $(target)/cli/sealroot
+
 .PHONY: all install test
 
 all:
@@ -22,8 +26,8 @@ all:
 
 # What was built by `make` is installed, so that root need not build.
 install:
-	install -D -m 755 $(target)/release/sealroot-initrd $(lib)/sealroot/sealroot-initrd
-	install -D -m 755 $(target)/cli/sealroot $(DESTDIR)$(PREFIX)/bin/sealroot
+	install -D -m 755 $(BOOT_PROGRAM) $(lib)/sealroot/sealroot-initrd
+	install -D -m 755 $(COMMAND) $(DESTDIR)$(PREFIX)/bin/sealroot
 	cd systemd-units && find . -type f -exec install -D -m 644 {} $(abspath $(lib))/systemd/system/{} \;
 	install -D -m 755 dracut-module/50sealroot/module-setup.sh $(lib)/dracut/modules.d/50sealroot/module-setup.sh
 	install -D -m 644 -t $(share)/man/man1 man/sealroot.1

@@ -37,7 +37,7 @@ pub fn fsck(result: Option<&str>) -> Result<(), BootError> {
 /// `gate`: looks whether what stands at `sysroot` is still what `mount` left there.
 ///
 /// # Errors
-/// As for [`mount()`].
+/// As for [`super::mount()`].
 pub fn gate(sysroot: &Path) -> Result<(), BootError> {
     look_again(sysroot).inspect_err(|error| refuse(sysroot, &mut Report::default(), error))
 }

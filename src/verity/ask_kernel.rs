@@ -71,7 +71,7 @@ pub fn filesystem_without_verity(file: &File) -> String {
 /// `ENOTTY` or `EOPNOTSUPP` where the filesystem or the kernel knows no fs-verity.
 pub fn enable_file(file: &File, algorithm: Algorithm) -> Result<(), Errno> {
     match verity::enable(file, algorithm.to_kernel(), merkle::BLOCK as u32) {
-        // Somebody was quicker.
+        // Another process enabled it first.
         Err(Errno::EXIST) => Ok(()),
         result => result,
     }

@@ -17,4 +17,5 @@ mod golden;
 mod images;
 mod install;
 mod manners;
+mod refusals;
 mod run;

@@ -10,7 +10,7 @@ pub const BOOTED_REPOSITORY: &str = "/sysroot/composefs";
 
 /// Asks and checks what a sealed boot decides on: images, repositories, digests.
 ///
-/// Exit status: 0 yes or done, 1 no or failed, 2 used wrongly.
+/// Exit status: 0 yes or done, 1 no or failed, 2 wrong usage.
 #[derive(Debug, Parser)]
 #[command(name = "sealroot", version, max_term_width = 120)]
 pub struct Arguments {
@@ -145,8 +145,8 @@ pub struct StatusArguments {}
 /// Tell what a unified kernel image would boot, before it is released or booted
 ///
 /// Yes means: it is signed, its command line names an image, its initramfs has sealroot with all its parts, nothing
-/// there overrides or masks them, and the policy in there requires verification. Of the signature nothing but its presence
-/// is looked at.
+/// there overrides or masks them, and the policy in there requires verification. The signature is not verified; only its
+/// presence is checked.
 #[derive(Debug, clap::Args)]
 pub struct UkiArguments {
     /// The unified kernel image

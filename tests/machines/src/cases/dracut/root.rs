@@ -10,8 +10,8 @@ use anyhow::{Context, Result, anyhow, ensure};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 
+use super::Suite;
 use super::image::Image;
-use super::{PROGRAM, Suite, UNITS};
 use crate::builders::{built, project, scratch};
 
 /// What takes the time and is nothing of ours: most drivers and other kinds of disks.
@@ -71,13 +71,14 @@ impl Root {
     }
 
     fn install(&self) -> Result<()> {
-        for folder in ["/usr/lib/sealroot", "/usr/lib/composefs"] {
-            fs::create_dir_all(self.path(folder))?;
-        }
-        copy_tree(&project().join("systemd-units"), &self.path(UNITS))?;
-        copy_tree(&project().join("dracut-module"), &self.path("/usr/lib/dracut/modules.d"))?;
-        // What is in the program does not matter to dracut, that it is a program does.
-        fs::copy(self.path("/usr/bin/true"), self.path(PROGRAM))?;
+        fs::create_dir_all(self.path("/usr/lib/composefs"))?;
+        // What is in a program does not matter to dracut, that it is one does.
+        let program = self.path("/usr/bin/true").display().to_string();
+        let mut make = Command::new("make");
+        make.args(["-s", "install"]).arg(format!("DESTDIR={}", self.path("/").display())).current_dir(project());
+        make.args(["BOOT_PROGRAM", "COMMAND"].map(|name| format!("{name}={program}")));
+        let made = make.output().context("make")?;
+        ensure!(made.status.success(), "make install: {}", String::from_utf8_lossy(&made.stderr));
         Ok(())
     }
 
@@ -155,19 +156,4 @@ fn only_entry(folder: &Path) -> Result<String> {
     let first = names.next().ok_or_else(|| anyhow!("{}: expected one entry, found none", folder.display()))??;
     ensure!(names.next().is_none(), "{}: expected one entry, found several", folder.display());
     first.file_name().into_string().map_err(|name| anyhow!("{}: expected UTF-8, found {name:?}", folder.display()))
-}
-
-/// Copies what is in a folder of the project into one of the root, which may have other things.
-fn copy_tree(from: &Path, to: &Path) -> Result<()> {
-    for entry in fs::read_dir(from).with_context(|| from.display().to_string())? {
-        let entry = entry?;
-        let target = to.join(entry.file_name());
-        if entry.file_type()?.is_dir() {
-            fs::create_dir_all(&target)?;
-            copy_tree(&entry.path(), &target)?;
-        } else {
-            fs::copy(entry.path(), &target)?;
-        }
-    }
-    Ok(())
 }
