@@ -57,7 +57,7 @@ pub fn all() -> Vec<Scenario> {
         with("string_behind_the_end_of_the_table", "rd.break=pre-mount rd.shell=1 SYSTEMD_SULOGIN_FORCE=1")
             .structures(&BREAKS_OFF)
             .refused_like("ask: '/sys/firmware/dmi/tables/DMI': expected an SMBIOS table with an end, found one that breaks off after .* bytes")
-            .never_says("Press Enter for maintenance"),
+            .never_says("Break before pre-mount"),
         with("command_line_appended_before_emergency_mode", "rd.systemd.debug_shell")
             .policy("on-failure = \"emergency\"")
             .refused(&format!("{ADDS} '{EXTRA}=rd.systemd.debug_shell'")),
