@@ -16,7 +16,7 @@ use crate::refusal::Refusal;
 pub fn look_inside(format: FormatVersion, file: &File, mount_points: &[&'static str]) -> Result<(), Refusal> {
     let mut header = [0; 16];
     file.read_exact_at(&mut header, 0).map_err(|reason| composefs::damaged("images/x", reason))?;
-    composefs::check_header("images/x", format, header)?;
+    composefs::check_header("images/x", Some(format), header)?;
     composefs::check_mount_points("images/x", file, mount_points)
 }
 

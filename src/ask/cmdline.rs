@@ -10,8 +10,8 @@ use crate::formats::composefs::FormatVersion;
 use crate::refusal::Refusal;
 use crate::verity::digest::{Algorithm, ImageDigest};
 
-/// The karg of an image in format v2 whose algorithm follows from the length of the digest.
-const KARG_V2: &str = "composefs";
+/// The karg of an image in any format, which the image itself says; the algorithm follows from the length of the digest.
+const KARG_HEX: &str = "composefs";
 /// The karg that says format, algorithm and block size.
 const KARG_DIGEST: &str = "composefs.digest";
 
@@ -109,14 +109,17 @@ fn is_space(byte: u8) -> bool {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RequestedImage {
     karg: &'static str,
-    format: FormatVersion,
+    format: Option<FormatVersion>,
     digest: ImageDigest,
 }
 
-/// Format and digest: `v1 sha512:<hex>`.
+/// Format, if it was named, and digest: `v1 sha512:<hex>`.
 impl fmt::Display for RequestedImage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {}", self.format.name(), self.digest)
+        if let Some(format) = self.format {
+            write!(f, "{} ", format.name())?;
+        }
+        self.digest.fmt(f)
     }
 }
 
@@ -126,8 +129,8 @@ impl RequestedImage {
         self.karg
     }
 
-    /// The format that the image must have.
-    pub fn format(&self) -> FormatVersion {
+    /// The format that the image must have; `None` if any will do, since the digest says which bytes they are.
+    pub fn format(&self) -> Option<FormatVersion> {
         self.format
     }
 
@@ -169,11 +172,11 @@ impl TryFrom<&CommandLine> for BootRequest {
     type Error = Refusal;
 
     fn try_from(command_line: &CommandLine) -> Result<Self, Refusal> {
-        let mut images: Vec<RequestedImage> = Vec::new();
+        let (mut images, mut all): (Vec<RequestedImage>, Vec<RequestedImage>) = Default::default();
         let mut verification = None;
         for argument in &command_line.0 {
             let karg = match argument.key.as_slice() {
-                key if key == KARG_V2.as_bytes() => KARG_V2,
+                key if key == KARG_HEX.as_bytes() => KARG_HEX,
                 key if key == KARG_DIGEST.as_bytes() => KARG_DIGEST,
                 _ => continue,
             };
@@ -182,14 +185,14 @@ impl TryFrom<&CommandLine> for BootRequest {
                 return Err(about(karg).expected("'?' with every composefs karg or with none").found("both"));
             }
             let same = |known: &RequestedImage| (known.digest, known.format) == (image.digest, image.format);
-            if let Some(known) = images.iter().find(|known| known.karg == karg && !same(known)) {
+            if let Some(known) = all.iter().find(|known| known.karg == karg && !same(known)) {
                 return Err(about(karg).expected("one image").found(format_args!("{known} and {image}")));
             }
+            all.push(image.clone());
             match images.iter_mut().find(|known| known.digest == image.digest) {
                 None => images.push(image),
-                Some(known) if known.format == image.format => {}
                 // The other key says which format it is.
-                Some(known) if known.karg == KARG_V2 => *known = image,
+                Some(known) if known.format.is_none() => *known = image,
                 Some(_) => {}
             }
         }
@@ -213,9 +216,9 @@ fn parse_karg(karg: &'static str, value: Option<&[u8]>) -> Result<(RequestedImag
         None => (text, RequestedVerification::Required),
     };
     let bad_digest = |reason: Refusal| reason.within(format_args!("karg '{karg}'"));
-    if karg == KARG_V2 {
+    if karg == KARG_HEX {
         let digest = text.parse().map_err(bad_digest)?;
-        return Ok((RequestedImage { karg, format: FormatVersion::V2, digest }, verification));
+        return Ok((RequestedImage { karg, format: None, digest }, verification));
     }
     let (description, hex) =
         text.split_once(':').ok_or_else(|| form("'<format>-<algorithm>-<log2 of the block size>:<digest>'", value))?;
@@ -239,7 +242,7 @@ fn parse_karg(karg: &'static str, value: Option<&[u8]>) -> Result<(RequestedImag
         return Err(form("'12' as log2 of the block size", block_size.as_bytes()));
     }
     let digest = ImageDigest::parse(algorithm, hex).map_err(bad_digest)?;
-    Ok((RequestedImage { karg, format, digest }, verification))
+    Ok((RequestedImage { karg, format: Some(format), digest }, verification))
 }
 
 #[cfg(test)]
@@ -277,13 +280,13 @@ mod tests {
     fn kargs_of_every_form() {
         let (sha256, sha512) = ("a1".repeat(32), "B2".repeat(64));
         for (line, format, algorithm) in [
-            (format!("quiet composefs={sha256} rw"), FormatVersion::V2, Algorithm::Sha256),
-            (format!("composefs={sha512}"), FormatVersion::V2, Algorithm::Sha512),
-            (format!("composefs.digest=v1-sha256-12:{sha256}"), FormatVersion::V1, Algorithm::Sha256),
-            (format!("composefs.digest=v1-sha512-12:{sha512}"), FormatVersion::V1, Algorithm::Sha512),
-            (format!("composefs.digest=v2-sha256-12:{sha256}"), FormatVersion::V2, Algorithm::Sha256),
-            (format!("\"composefs.digest=v2-sha512-12:{sha512}\""), FormatVersion::V2, Algorithm::Sha512),
-            (format!("composefs=\"{sha256}\""), FormatVersion::V2, Algorithm::Sha256),
+            (format!("quiet composefs={sha256} rw"), None, Algorithm::Sha256),
+            (format!("composefs={sha512}"), None, Algorithm::Sha512),
+            (format!("composefs.digest=v1-sha256-12:{sha256}"), Some(FormatVersion::V1), Algorithm::Sha256),
+            (format!("composefs.digest=v1-sha512-12:{sha512}"), Some(FormatVersion::V1), Algorithm::Sha512),
+            (format!("composefs.digest=v2-sha256-12:{sha256}"), Some(FormatVersion::V2), Algorithm::Sha256),
+            (format!("\"composefs.digest=v2-sha512-12:{sha512}\""), Some(FormatVersion::V2), Algorithm::Sha512),
+            (format!("composefs=\"{sha256}\""), None, Algorithm::Sha256),
         ] {
             let request = request(&line).unwrap();
             assert_eq!(request.verification(), RequestedVerification::Required);
@@ -299,13 +302,13 @@ mod tests {
         let same = request(&format!("composefs={digest} composefs={}", digest.to_uppercase())).unwrap();
         assert_eq!(same.images().len(), 1);
         let both = request(&format!("composefs.digest=v1-sha256-12:{digest} composefs={}", "cd".repeat(32))).unwrap();
-        assert_eq!(both.images().iter().map(RequestedImage::karg).collect::<Vec<_>>(), [KARG_DIGEST, KARG_V2]);
+        assert_eq!(both.images().iter().map(RequestedImage::karg).collect::<Vec<_>>(), [KARG_DIGEST, KARG_HEX]);
         // The same digest under both keys is one image, in the format that is named.
         let named = format!("composefs.digest=v1-sha256-12:{digest}");
         for line in [format!("composefs={digest} {named}"), format!("{named} composefs={digest}")] {
             let request = request(&line).unwrap();
             let [image] = request.images() else { panic!("{line}: {request:?}") };
-            assert_eq!((image.karg(), image.format()), (KARG_DIGEST, FormatVersion::V1), "{line}");
+            assert_eq!((image.karg(), image.format()), (KARG_DIGEST, Some(FormatVersion::V1)), "{line}");
         }
         let optional = request(&format!("composefs=?{digest}")).unwrap();
         assert_eq!(optional.verification(), RequestedVerification::Optional);
@@ -325,7 +328,7 @@ mod tests {
             ),
             (
                 format!("composefs={a} composefs={b}"),
-                format!("karg 'composefs': expected one image, found v2 sha256:{a} and v2 sha256:{b}"),
+                format!("karg 'composefs': expected one image, found sha256:{a} and sha256:{b}"),
             ),
             (
                 format!("composefs.digest=v1-sha256-12:{a} composefs.digest=v2-sha256-12:{a}"),
@@ -334,7 +337,11 @@ mod tests {
             // Whatever is between them, and under the other key.
             (
                 format!("composefs={a} composefs.digest=v2-sha256-12:{a} composefs={b}"),
-                format!("karg 'composefs': expected one image, found v2 sha256:{a} and v2 sha256:{b}"),
+                format!("karg 'composefs': expected one image, found sha256:{a} and sha256:{b}"),
+            ),
+            (
+                format!("composefs.digest=v1-sha256-12:{a} composefs={a} composefs.digest=v2-sha256-12:{a}"),
+                format!("karg 'composefs.digest': expected one image, found v1 sha256:{a} and v2 sha256:{a}"),
             ),
             (
                 format!("composefs=?{a} composefs.digest=v1-sha256-12:{b}"),

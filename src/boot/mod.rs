@@ -153,6 +153,7 @@ fn build(
     let mount_points = assemble::mount_points(settings);
     let inspected =
         recorder.stage(Stage::LookInside, || look_inside::inspect(accepted, read_ahead, &files, &mount_points))?;
+    recorder.report.looked_inside(inspected.format());
     let look_at_objects = || objects::check(inspected, check, &mounted, &files, &limits);
     let checked = if check >= Check::Objects {
         recorder.stage(Stage::Objects, look_at_objects)?

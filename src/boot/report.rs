@@ -19,6 +19,7 @@ use crate::ask::cmdline::RequestedImage;
 use crate::ask::firmware::SecureBoot;
 use crate::ask::policy::{Action, Settings};
 use crate::boot::stage::Stage;
+use crate::formats::composefs::FormatVersion;
 use crate::kernel::forms::Forms;
 use crate::refusal::Refusal;
 use crate::steps::gate::MountRecord;
@@ -100,7 +101,8 @@ pub struct Report {
 struct ImageRecord {
     digest: String,
     algorithm: &'static str,
-    format: &'static str,
+    /// Not known before the image is read, unless the karg names it.
+    format: Option<&'static str>,
     karg: &'static str,
 }
 
@@ -161,9 +163,16 @@ impl Report {
         self.image = Some(ImageRecord {
             digest: image.digest().to_hex(),
             algorithm: image.digest().algorithm().name(),
-            format: image.format().name(),
+            format: image.format().map(FormatVersion::name),
             karg: image.karg(),
         });
+    }
+
+    /// Records the format that the image has.
+    pub fn looked_inside(&mut self, format: FormatVersion) {
+        if let Some(image) = &mut self.image {
+            image.format = Some(format.name());
+        }
     }
 
     /// The settings that were decided on, if it came to that.
@@ -232,7 +241,7 @@ impl Serialize for Report {
         if let Some(image) = &self.image {
             fields.push("digest", &image.digest);
             fields.push("algorithm", &image.algorithm);
-            fields.push("format", &image.format);
+            fields.push_known("format", image.format.as_ref());
             fields.push("karg", &image.karg);
         }
         fields.push_known("init", self.init.as_ref());

@@ -57,14 +57,18 @@ pub fn unreadable(name: &str, error: ReadError) -> Refusal {
     }
 }
 
-/// Requires the first bytes of an image to be those of this format.
-pub fn check_header(name: &str, expected: FormatVersion, header: [u8; 16]) -> Result<(), Refusal> {
-    let found = composefs_version(name, header)?;
-    if format_of_version(found) == Some(expected) {
-        return Ok(());
+/// The format that the first bytes of an image say, which must be this one if one is `expected`.
+pub fn check_header(name: &str, expected: Option<FormatVersion>, header: [u8; 16]) -> Result<FormatVersion, Refusal> {
+    let version = composefs_version(name, header)?;
+    let unknown = || about(name).expected("composefs version 0 to 2").found(version);
+    match (expected, format_of_version(version)) {
+        (None, found) => found.ok_or_else(unknown),
+        (Some(expected), Some(found)) if expected == found => Ok(found),
+        (Some(expected), _) => {
+            let expected = format!("composefs format {}", expected.name());
+            Err(about(name).expected(expected).found(format_args!("composefs version {version}")))
+        }
     }
-    let expected = format!("composefs format {}", expected.name());
-    Err(about(name).expected(expected).found(format_args!("composefs version {found}")))
 }
 
 /// The composefs header: magic, version, flags and composefs version, 32 bits each, little-endian.
@@ -93,8 +97,7 @@ fn format_of_version(composefs_version: u32) -> Option<FormatVersion> {
 pub fn format(name: &str, file: &File) -> Result<FormatVersion, Refusal> {
     let mut header = [0; 16];
     file.read_exact_at(&mut header, 0).map_err(|reason| damaged(name, reason))?;
-    let found = composefs_version(name, header)?;
-    format_of_version(found).ok_or_else(|| about(name).expected("composefs version 0 to 2").found(found))
+    check_header(name, None, header)
 }
 
 /// Requires each of `mount_points` as a directory in the root of the image in `file`.
@@ -204,28 +207,36 @@ mod tests {
     fn headers() {
         use FormatVersion::{V1, V2};
         for (format, version) in [(V1, 0), (V1, 1), (V2, 2)] {
-            check_header("images/x", format, header(COMPOSEFS_MAGIC, 1, version)).unwrap();
+            for expected in [Some(format), None] {
+                assert_eq!(check_header("images/x", expected, header(COMPOSEFS_MAGIC, 1, version)), Ok(format));
+            }
         }
         for (format, bytes, message) in [
             (
-                V1,
+                Some(V1),
                 header(COMPOSEFS_MAGIC, 1, 2),
                 "image 'images/x': expected composefs format v1, found composefs version 2",
             ),
             (
-                V2,
+                Some(V2),
                 header(COMPOSEFS_MAGIC, 1, 1),
                 "image 'images/x': expected composefs format v2, found composefs version 1",
             ),
             (
-                V1,
+                Some(V1),
                 header(0xe0f5_e1e2, 1, 1),
                 "image 'images/x': expected composefs magic 0xd078629a version 1, found 0xe0f5e1e2 version 1",
             ),
             (
-                V1,
+                Some(V1),
                 header(COMPOSEFS_MAGIC, 2, 1),
                 "image 'images/x': expected composefs magic 0xd078629a version 1, found 0xd078629a version 2",
+            ),
+            (None, header(COMPOSEFS_MAGIC, 1, 3), "image 'images/x': expected composefs version 0 to 2, found 3"),
+            (
+                None,
+                header(0xe0f5_e1e2, 1, 1),
+                "image 'images/x': expected composefs magic 0xd078629a version 1, found 0xe0f5e1e2 version 1",
             ),
         ] {
             assert_eq!(check_header("images/x", format, bytes).unwrap_err().to_string(), message);

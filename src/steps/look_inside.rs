@@ -5,7 +5,7 @@ use std::os::unix::fs::FileExt;
 
 use crate::disk::repository::image_name;
 use crate::disk::whole_file::WholeFiles;
-use crate::formats::composefs::{check_header, check_mount_points, damaged};
+use crate::formats::composefs::{FormatVersion, check_header, check_mount_points, damaged};
 use crate::refusal::Refusal;
 use crate::steps::measure::AcceptedImage;
 
@@ -22,12 +22,18 @@ pub enum ReadAhead {
 #[derive(Debug)]
 pub struct InspectedImage {
     image: AcceptedImage,
+    format: FormatVersion,
 }
 
 impl InspectedImage {
     /// The image.
     pub fn accepted(&self) -> &AcceptedImage {
         &self.image
+    }
+
+    /// Its format, by its own word, which the digest vouches for.
+    pub fn format(&self) -> FormatVersion {
+        self.format
     }
 }
 
@@ -45,7 +51,7 @@ pub fn inspect(
     }
     let mut header = [0; 16];
     image.file().read_exact_at(&mut header, 0).map_err(damaged)?;
-    check_header(&name, image.requested().format(), header)?;
+    let format = check_header(&name, image.requested().format(), header)?;
     check_mount_points(&name, image.file(), mount_points)?;
-    Ok(InspectedImage { image })
+    Ok(InspectedImage { image, format })
 }

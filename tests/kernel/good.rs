@@ -30,6 +30,18 @@ fn sha512_v2() {
         let report = lab.expect_sealed(&lab.boot(), lab.value("V2"));
         assert_eq!((&report["format"], &report["karg"]), (&"v2".into(), &"composefs".into()));
     });
+    // What bootc writes: the key says no format, and the image is v1.
+    lab::with("sha512", |lab| {
+        lab.command_line(&format!("composefs={}", lab.digest()));
+        let report = lab.expect_sealed(&lab.boot(), lab.digest());
+        assert_eq!((&report["format"], &report["karg"]), (&"v1".into(), &"composefs".into()));
+    });
+    // Under both keys it is one image.
+    lab::with("sha512", |lab| {
+        lab.command_line(&format!("composefs={} {}", lab.digest(), lab.karg("V1")));
+        let report = lab.expect_sealed(&lab.boot(), lab.digest());
+        assert_eq!((&report["format"], &report["karg"]), (&"v1".into(), &"composefs.digest".into()));
+    });
 }
 
 #[test]

@@ -306,7 +306,7 @@ fn image_without_a_mount_point() {
 #[test]
 fn image_of_the_other_format() {
     lab::with("sha512", |lab| {
-        lab.command_line(&format!("composefs={}", lab.digest()));
+        lab.command_line(&format!("composefs.digest=v2-sha512-12:{}", lab.digest()));
         let message = format!("look-inside: {}: expected composefs format v2, found composefs version 1", lab.image());
         lab.expect_refused(&lab.boot(), &message);
     });
@@ -342,7 +342,7 @@ fn command_lines() {
             let (first, second) = (lab.value("V1"), lab.value("V2"));
             format!(
                 "ask: kernel command line: expected one image (policy.alternatives = \"refuse\"), found v1 sha512:{first} \
-                 and v2 sha512:{second}"
+                 and sha512:{second}"
             )
         },
     );

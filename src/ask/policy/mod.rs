@@ -340,7 +340,7 @@ mod tests {
         assert_eq!(
             decided(&line, "", SecureBoot::Off).unwrap_err(),
             format!(
-                "kernel command line: expected one image (policy.alternatives = \"refuse\"), found v2 sha256:{hex} and v1 \
+                "kernel command line: expected one image (policy.alternatives = \"refuse\"), found sha256:{hex} and v1 \
                  sha256:{other}"
             )
         );

@@ -79,19 +79,19 @@ pub fn run() -> Result<Status, Failure> {
     }
     let report = booted::report()?;
     problems.extend(compare_report(report.as_ref(), &mount, image)?);
-    let mut format = None;
     match BootRequest::try_from(&read::command_line()?) {
-        Ok(request) => match request.images().iter().find(|requested| Some(requested.digest()) == image) {
-            Some(requested) => format = Some(requested.format().name().into()),
-            None => problems.push("kernel command line: expected the digest of the root, found another or none".into()),
-        },
+        Ok(request) => {
+            if !request.images().iter().any(|requested| Some(requested.digest()) == image) {
+                problems.push("kernel command line: expected the digest of the root, found another or none".into());
+            }
+        }
         Err(error) => problems.push(format!("kernel command line: {error}")),
     }
     let told = |names: &[&str]| report.as_ref().and_then(|report| report.text(names)).map(str::to_owned);
     Ok(Status {
         sealed: problems.is_empty(),
         image: image.map(|digest| digest.to_string()),
-        format,
+        format: told(&["format"]),
         root: MountPoint::new("/", mount),
         transient,
         secure_boot: Firmware::open()

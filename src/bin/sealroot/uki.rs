@@ -233,11 +233,11 @@ fn find_image(repository: &Path, policy: &Policy) -> Result<String, Failure> {
     let repository = image_file::open_repository(repository)?;
     let found = find_in(&repository, policy.images())?;
     let image = image_file::open_in(&repository, found.requested().digest())?;
-    if image.format != found.requested().format() {
+    if let Some(expected) = found.requested().format().filter(|expected| *expected != image.format) {
         return Err(format!(
             "image '{}': expected composefs format {}, found {}",
             image.name,
-            found.requested().format().name(),
+            expected.name(),
             image.format.name()
         )
         .into());

@@ -41,7 +41,7 @@ pub fn asked() -> Vec<Scenario> {
         both(
             "second_digest_appended",
             &["{karg}", "composefs={SHA512_V2}"],
-            "v1 sha512:{digest} and v2 sha512:{SHA512_V2}",
+            "v1 sha512:{digest} and sha512:{SHA512_V2}",
         )
         .debugfs(&["rm /composefs/images/{digest}"]),
         // Not even a config that allows a digest for each key allows two for one.

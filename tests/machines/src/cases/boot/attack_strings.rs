@@ -67,7 +67,7 @@ pub fn all() -> Vec<Scenario> {
             .debugfs(&["rm /composefs/images/{digest}"])
             .refused(
                 "ask: kernel command line: expected one image (policy.alternatives = \"refuse\"), found v1 sha512:{digest} \
-                 and v2 sha512:{SHA512_V2}",
+                 and sha512:{SHA512_V2}",
             ),
         with("string_reported", "some=appended")
             .policy(REPORTED)
