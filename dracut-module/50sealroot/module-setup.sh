@@ -107,6 +107,11 @@ install() {
     systemd-confext-sysroot; do
     ln -sfn /dev/null "$initdir/etc/systemd/system/$file.service" || _sealroot_fail "'$file.service' cannot be masked"
   done
+  # What would put another root in place of the physical one, or enrol a key at the console of a machine whose /etc is sealed.
+  for file in bootc-root-setup composefs-setup-root ostree-prepare-root systemd-cryptenroll-firstboot; do
+    [[ ! -e $initdir$systemdsystemunitdir/$file.service ]] || dwarn "sealroot: '$file.service' is masked: sealroot.service comes instead"
+    ln -sfn /dev/null "$initdir/etc/systemd/system/$file.service" || _sealroot_fail "'$file.service' cannot be masked"
+  done
 
   # The first moment that an initramfs has: what refuses there comes before any unit, and before any shell.
   file=$initdir$systemdutildir/system-generators

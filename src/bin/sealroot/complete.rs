@@ -6,7 +6,7 @@ use sealroot::formats::uki::initramfs::{Content, Initramfs};
 
 use crate::output::printable;
 use crate::overrides;
-use crate::shipped::{ENABLED, GENERATOR, SHIPPED, UNITS};
+use crate::shipped::{ENABLED, GENERATOR, RIVALS, SHIPPED, UNITS};
 
 /// The boot program, in the initramfs.
 const PROGRAM: &str = "usr/lib/sealroot/sealroot-initrd";
@@ -37,6 +37,14 @@ pub fn problems(initramfs: &Initramfs) -> Vec<String> {
             Some(content) if overrides::is_mask(content) && !unit.contains('/') => {}
             Some(_) => problems.push(format!("initramfs: unit '{unit}': expected the one of this release")),
             None => problems.push(format!("initramfs: expected a unit '{unit}', found none")),
+        }
+    }
+    for rival in RIVALS {
+        let masked = initramfs.get(&format!("etc/systemd/system/{rival}")).is_some_and(overrides::is_mask);
+        if !masked && initramfs.get(&format!("{UNITS}/{rival}")).is_some() {
+            problems.push(format!(
+                "initramfs: unit '{rival}': expected it to be masked, found that it mounts a root of its own"
+            ));
         }
     }
     for link in ENABLED {
@@ -162,6 +170,11 @@ mod tests {
         let changed = [archive.clone(), entry(&format!("{UNITS}/sealroot.service"), REGULAR, "x")].concat();
         let expected = "initramfs: unit 'sealroot.service': expected the one of this release";
         assert_eq!(problems(&unpacked(&changed)), [expected]);
+        let rival = [archive.clone(), entry(&format!("{UNITS}/bootc-root-setup.service"), REGULAR, "x")].concat();
+        let expected = "initramfs: unit 'bootc-root-setup.service': expected it to be masked, found that it mounts a root of its own";
+        assert_eq!(problems(&unpacked(&rival)), [expected]);
+        let mask = entry("etc/systemd/system/bootc-root-setup.service", LINK, "/dev/null");
+        assert_eq!(problems(&unpacked(&[rival, mask].concat())), [""; 0]);
         let masked = [archive, entry(&format!("{UNITS}/sealroot.service"), LINK, "/dev/null")].concat();
         assert_eq!(problems(&unpacked(&masked)).len(), 1);
     }

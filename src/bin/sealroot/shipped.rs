@@ -23,3 +23,6 @@ pub const ENABLED: [&str; 2] =
     ["initrd-root-fs.target.requires/sealroot.service", "initrd.target.wants/sealroot-guard.service"];
 /// What has systemd call the boot program before it starts any unit, and where it must lead.
 pub const GENERATOR: &str = "usr/lib/systemd/system-generators/sealroot-generator";
+/// Units of others that put a root in place of the physical one. The dracut module masks them.
+pub const RIVALS: [&str; 3] =
+    ["bootc-root-setup.service", "composefs-setup-root.service", "ostree-prepare-root.service"];

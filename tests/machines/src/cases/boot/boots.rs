@@ -1,7 +1,7 @@
 //! All the ways in which the sealed Debian must boot.
 
 use super::expect::Expected;
-use super::scenario::{Content, Scenario, case};
+use super::scenario::{Added, Content, Scenario, case};
 
 /// Formats, algorithms, kernels, encryption, checks.
 pub fn boots() -> Vec<Scenario> {
@@ -46,5 +46,34 @@ pub fn boots() -> Vec<Scenario> {
             .kargs(&["{karg}", "composefs={SHA512_V2}"])
             .debugfs(&["rm /composefs/images/{digest}"])
             .comes(Expected::SealedWith("SHA512_V2")),
+        // The unit of another tool in the same initramfs, enabled: it would mount a root of its own.
+        sealed("bootc_root_setup_in_the_initramfs")
+            .native_only()
+            .systemd()
+            .in_front("usr/lib/systemd/system/bootc-root-setup.service", Added::File(RIVAL))
+            .in_front(
+                "usr/lib/systemd/system/initrd-root-fs.target.wants/bootc-root-setup.service",
+                Added::Link("../bootc-root-setup.service"),
+            )
+            .never_says("another root is in place"),
+        // The same where nothing masks it: systemd drops what is only wanted for what is required.
+        sealed("bootc_root_setup_unmasked")
+            .native_only()
+            .systemd()
+            .without("etc/systemd/system/bootc-root-setup.service")
+            .in_front("usr/lib/systemd/system/bootc-root-setup.service", Added::File(RIVAL))
+            .in_front(
+                "usr/lib/systemd/system/initrd-root-fs.target.wants/bootc-root-setup.service",
+                Added::Link("../bootc-root-setup.service"),
+            )
+            .never_says("another root is in place"),
     ]
 }
+
+/// Ordered and conditioned as bootc's, 1.16.
+const RIVAL: &str = "[Unit]\nDefaultDependencies=no\nConditionKernelCommandLine=composefs.digest\n\
+                     ConditionPathExists=/etc/initrd-release\nRequires=sysroot.mount\nAfter=sysroot.mount\n\
+                     Before=initrd-root-fs.target\nOnFailure=emergency.target\nOnFailureJobMode=isolate\n\
+                     [Service]\nType=oneshot\nRemainAfterExit=yes\n\
+                     ExecStart=/bin/sh -c 'mount -t tmpfs rival /sysroot && echo another root is in place'\n\
+                     StandardOutput=tty\n";

@@ -126,7 +126,16 @@ fn expect_parts(root: &Root, image: &Image, more: &[&str]) -> Result<()> {
         image.expect_link(&format!("{UNITS}/{link}"), &format!("../{unit}"))?;
     }
     image.expect_link("/usr/lib/systemd/system-generators/sealroot-generator", PROGRAM)?;
-    for unit in ["systemd-sysext", "systemd-confext", "systemd-sysext-sysroot", "systemd-confext-sysroot"] {
+    for unit in [
+        "systemd-sysext",
+        "systemd-confext",
+        "systemd-sysext-sysroot",
+        "systemd-confext-sysroot",
+        "bootc-root-setup",
+        "composefs-setup-root",
+        "ostree-prepare-root",
+        "systemd-cryptenroll-firstboot",
+    ] {
         image.expect_link(&format!("/etc/systemd/system/{unit}.service"), "/dev/null")?;
     }
     Ok(())
