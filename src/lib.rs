@@ -28,7 +28,7 @@
 //! | folder | what is in it |
 //! |---|---|
 //! | [`boot`] | the order of the steps, the report, what follows a refusal |
-//! | [`steps`] | one file for each stage |
+//! | [`steps`] | one file or folder for each stage that touches the disk |
 //! | [`ask`] | what is asked and what is allowed: reads all inputs once, decides, and touches no disk |
 //! | [`disk`] | the physical root, trusted in nothing |
 //! | [`kernel`] | one handle on what this kernel can do: look-ups, mounts, its own table of them |

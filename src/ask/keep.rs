@@ -14,7 +14,7 @@ const MAX_PATTERNS: usize = 256;
 const MAX_PATTERN: usize = 255;
 const EVERYTHING: &str = "**";
 
-/// What is in /etc and never run, nor says what is: no program takes a path, a command or a library from it.
+/// What in /etc is neither run nor names what to run: no program takes a path, a command or a library from it.
 pub const DATA: [&str; 18] = [
     ".updated",
     "NetworkManager/system-connections/**",

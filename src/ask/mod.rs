@@ -38,11 +38,11 @@ pub fn ask() -> Result<Asked, Refusal> {
     let command_line = read::command_line()?;
     let (ours, theirs) = read::configs()?;
     let resolved = Resolved::new(command_line, ours, theirs);
-    let firmware = known(Firmware::open());
+    let firmware = or_warn(Firmware::open());
     // What cannot be read is no state, which is enough unless one is required.
-    let secure_boot = firmware.as_ref().and_then(|firmware| known(firmware.secure_boot()));
+    let secure_boot = firmware.as_ref().and_then(|firmware| or_warn(firmware.secure_boot()));
     let added = added(&resolved)?;
-    let stub = firmware.and_then(|firmware| known(firmware.stub()).flatten());
+    let stub = firmware.and_then(|firmware| or_warn(firmware.stub()).flatten());
     Ok(Asked { resolved, secure_boot: secure_boot.unwrap_or(SecureBoot::Unknown), stub, added })
 }
 
@@ -60,7 +60,7 @@ pub fn look_for_additions() -> Result<(), Refusal> {
 }
 
 /// The input, or `None` and a warning when it cannot be read.
-pub fn known<T>(input: Result<T, Refusal>) -> Option<T> {
+pub fn or_warn<T>(input: Result<T, Refusal>) -> Option<T> {
     input.inspect_err(|error| log::warn!("{}, ignoring", chain(error))).ok()
 }
 
@@ -69,7 +69,7 @@ fn added(resolved: &Resolved) -> Result<Vec<AddedString>, Refusal> {
     policy::judge_hiding(resolved)?;
     match resolved.settings().firmware_strings.value() {
         FirmwareStrings::Refuse => read::added(),
-        FirmwareStrings::Report => Ok(known(read::added()).unwrap_or_default()),
+        FirmwareStrings::Report => Ok(or_warn(read::added()).unwrap_or_default()),
     }
 }
 

@@ -58,8 +58,8 @@ pub fn mount(sysroot: &Path) -> Result<(), BootError> {
     mount_sealed(sysroot, &mut report).inspect_err(|error| refuse(sysroot, &mut report, error))
 }
 
-/// `early`: refuses a boot whose signed image something was added to, to the command line or to the initramfs, before systemd
-/// starts any unit: a shell that was asked for is not reached. For the rest, which needs modules and the disk, [`mount()`] comes later.
+/// `early`: refuses, before any unit or shell starts, if something that nobody signed was added to the command line or the
+/// initramfs. For the rest, which needs modules and the disk, [`mount()`] comes later.
 ///
 /// # Errors
 /// The boot is refused, as for [`mount()`].

@@ -8,7 +8,7 @@ use super::recorder::{BootError, Told};
 use crate::ask::cmdline::CommandLine;
 use crate::ask::config::{Config, OnFailure};
 use crate::ask::firmware::BootEntry;
-use crate::ask::known;
+use crate::ask::or_warn;
 use crate::ask::policy::{self, Action, Resolved};
 use crate::ask::read::{self, Firmware};
 use crate::boot::action;
@@ -53,7 +53,7 @@ pub(super) fn refuse_at(moment: Moment, sysroot: &Path, report: &mut Report, err
     log::error!("{REFUSED}: {reason}");
     let (on_failure, delay) = failure_settings(report);
     let entry = match on_failure {
-        OnFailure::Auto => known(Firmware::open().and_then(|firmware| firmware.boot_entry())).flatten(),
+        OnFailure::Auto => or_warn(Firmware::open().and_then(|firmware| firmware.boot_entry())).flatten(),
         _ => None,
     };
     let (mut action, mut delay) =
@@ -94,7 +94,7 @@ fn detach(sysroot: &Path) {
 /// defaults.
 fn failure_settings(report: &Report) -> (OnFailure, u8) {
     let read = || {
-        let ours = known(read::config_on_refusal()).unwrap_or_default();
+        let ours = or_warn(read::config_on_refusal()).unwrap_or_default();
         Resolved::new(CommandLine::default(), ours, Config::default()).settings().clone()
     };
     let settings = report.settings().cloned().unwrap_or_else(read);

@@ -145,7 +145,7 @@ pub fn mount_points(settings: &Settings) -> Vec<&'static str> {
     .collect()
 }
 
-/// Puts the new root together. What is set aside for that is in `aside`, also where it comes to an error.
+/// Puts the new root together. What is set aside for that is in `aside`, even if this fails.
 pub fn assemble(
     sealed: DetachedRoot,
     physical: &PhysicalRoot<'_>,
@@ -276,8 +276,7 @@ impl Assembly<'_> {
             set_aside::set_aside(keep, &layers, self.aside)?;
         }
         let work = work_layer(&state, &name, like)?;
-        let layers = self.kernel;
-        overlay::writable("overlay", lower, upper, work, directory.attributes, layers)
+        overlay::writable("overlay", lower, upper, work, directory.attributes, self.kernel)
             .map_err(|reason| not_mounted(directory.place.name(), reason))
     }
 
@@ -338,16 +337,10 @@ impl fmt::Display for Ownership {
     }
 }
 
-/// A work directory: whoever owns the sealed directory owns it, and nobody else may write to it. Made where it is missing, and
-/// 0700, as overlayfs asks for: other tools make it 0755 (composefs-rs 0.9.4).
+/// A work directory: whoever owns the sealed directory owns it, and it is 0700, as overlayfs asks for; made where it is missing.
 fn work_layer(state: &OwnedFd, parent: &str, like: Ownership) -> Result<OwnedFd, Refusal> {
     let expected = Ownership { mode: 0o700, ..like };
-    let readable = Ownership { mode: 0o755, ..like };
-    let (fd, found) = layer(state, parent, "work", expected, |found| found == expected || found == readable)?;
-    if found != expected {
-        rustix::fs::chmod(lookup::proc_path(fd.as_fd()), Mode::from_raw_mode(expected.mode))
-            .map_err(|reason| state_error(&format!("{parent}/work"), reason))?;
-    }
+    let fd = layer(state, parent, "work", expected, |found| may_become(found, expected))?;
     // An overlay that was mounted with the option volatile leaves it behind after a crash.
     let forbidden = lookup::directory(&fd, "work", Links::Refused)
         .is_ok_and(|work| rustix::fs::statat(work, "incompat", AtFlags::SYMLINK_NOFOLLOW).is_ok());
@@ -360,23 +353,29 @@ fn work_layer(state: &OwnedFd, parent: &str, like: Ownership) -> Result<OwnedFd,
 
 /// An upper directory, owned by whoever owns the sealed directory, with its mode; made where it is missing.
 fn upper_layer(state: &OwnedFd, parent: &str, like: Ownership) -> Result<OwnedFd, Refusal> {
-    Ok(layer(state, parent, "upper", like, |found| found == like)?.0)
+    layer(state, parent, "upper", like, |found| may_become(found, like))
 }
 
 /// The directory of what is set aside: root's alone, since there are programs of an attacker in it.
 fn rejected_layer(state: &OwnedFd, parent: &str) -> Result<OwnedFd, Refusal> {
     let expected = Ownership { user: 0, group: 0, mode: 0o700 };
-    Ok(layer(state, parent, set_aside::REJECTED, expected, |found| found == expected)?.0)
+    layer(state, parent, set_aside::REJECTED, expected, |found| found == expected)
 }
 
-/// An upper or work directory whose ownership is accepted, with that; made as `expected` where it is missing.
+/// Whether a layer that another tool made can be made as it must be: nobody but its owner could write to it. composefs-rs 0.9.4
+/// makes work 0755, older ones made upper 0700.
+fn may_become(found: Ownership, expected: Ownership) -> bool {
+    (found.user, found.group) == (expected.user, expected.group) && found.mode & !0o755 == 0 || found == expected
+}
+
+/// A layer whose ownership is accepted, and is then as `expected`; made so where it is missing.
 fn layer(
     state: &OwnedFd,
     parent: &str,
     name: &str,
     expected: Ownership,
     accepted: impl FnOnce(Ownership) -> bool,
-) -> Result<(OwnedFd, Ownership), Refusal> {
+) -> Result<OwnedFd, Refusal> {
     let path = || format!("{parent}/{name}");
     let failed = |reason: LookupError| state_error(&path(), reason);
     let fd = match lookup::directory(state, name, Links::Refused) {
@@ -391,7 +390,11 @@ fn layer(
     if !accepted(found) {
         return Err(about_state(&path()).expected(format!("owner and mode {expected}")).found(found));
     }
-    Ok((fd, found))
+    if found != expected {
+        rustix::fs::chmod(lookup::proc_path(fd.as_fd()), Mode::from_raw_mode(expected.mode))
+            .map_err(|reason| failed(reason.into()))?;
+    }
+    Ok(fd)
 }
 
 /// Makes a directory under another name first: after a power cut it is there as it must be, or not at all.

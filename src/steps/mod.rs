@@ -1,4 +1,5 @@
-//! The flow: one file for each stage of a boot, which takes what the one before it made.
+//! The flow: one file or folder for each stage that touches the disk, which takes what the one before it made. `enable` is a part of
+//! measure, `set_aside` of assemble.
 
 pub mod assemble;
 pub mod enable;

@@ -303,6 +303,21 @@ fn upper_that_anyone_may_write() {
     );
 }
 
+/// What others made more narrow than the sealed directory, as older composefs-setup-roots did, is made as that is.
+#[test]
+fn upper_that_nobody_else_may_read() {
+    for mode in [0o700, 0o750, 0o555] {
+        lab::with("sha512", move |lab| {
+            let upper = lab.state_path("etc/upper");
+            fs::set_permissions(&upper, fs::Permissions::from_mode(mode)).unwrap();
+            boot(lab, "");
+            for path in [upper.as_path(), Path::new("/sysroot/etc")] {
+                assert_eq!(fs::metadata(path).unwrap().mode() & 0o7777, 0o755, "{path:?}");
+            }
+        });
+    }
+}
+
 /// A work directory that others may read, as composefs-rs makes it, is closed; one that others may write to is not trusted.
 #[test]
 fn work_that_anyone_may_read_or_write() {

@@ -8,9 +8,9 @@ use crate::ask::policy::Resolved;
 use crate::ask::stub::{Extra, Stub};
 use crate::formats::names::names;
 
-mod asked;
+mod arguments;
 
-use asked::Asked;
+use arguments::Arguments;
 
 /// A way around the seal that is open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -134,7 +134,7 @@ pub struct Boot<'a> {
 /// The bypasses of a boot, in the order of [`Bypass`].
 pub fn find(boot: &Boot<'_>) -> Vec<Bypass> {
     let Boot { resolved, lockdown, secure_boot, stub, filesystem } = *boot;
-    let (asked, settings) = (Asked(resolved.command_line()), resolved.settings());
+    let (asked, settings) = (Arguments(resolved.command_line()), resolved.settings());
     let (etc, var) = (*settings.etc.value(), *settings.var.value());
     let etc_persists = matches!(etc, StateMount::Overlay | StateMount::Bind);
     let var_persists = matches!(var, StateMount::Overlay | StateMount::Bind);

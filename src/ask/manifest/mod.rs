@@ -49,7 +49,7 @@ pub struct Entry {
 /// What a file is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// A regular file; of one whose content is not known, as of the list itself, nothing.
+    /// A regular file; `None` if its content is not known, as for the list itself.
     File(Option<Content>),
     /// A directory whose entries are listed.
     Directory,

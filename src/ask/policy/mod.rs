@@ -62,7 +62,7 @@ impl Policy {
 /// What every refusal of the command line begins with.
 const COMMAND_LINE: &str = "kernel command line";
 
-/// Decides about what the machine's set-up adds to the signed image: whether what is asked by now is what was signed.
+/// Decides about what the machine's set-up adds to the signed image.
 pub fn judge_added(resolved: &Resolved, added: &[AddedString]) -> Result<(), Refusal> {
     match (resolved.settings().firmware_strings.value, added.iter().min_by_key(|string| string.addition())) {
         (FirmwareStrings::Refuse, Some(string)) => {
@@ -74,7 +74,7 @@ pub fn judge_added(resolved: &Resolved, added: &[AddedString]) -> Result<(), Ref
     }
 }
 
-/// Decides whether a command line is one of those that were signed. White space between arguments is none of them.
+/// Decides whether a command line is one of those that were signed. White space between arguments does not count.
 pub fn judge_command_line(found: &CommandLine, signed: &[CommandLine]) -> Result<(), Refusal> {
     if signed.contains(found) {
         return Ok(());

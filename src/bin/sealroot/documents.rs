@@ -111,7 +111,7 @@ fn every_key_and_value() {
         let text = part(CONFIG, ".SS", &format!("[{table}]"));
         let keys = listed(&refused(&format!("[{table}]\nno-such-key = 1\n")));
         let entries: Vec<_> = text.split(".TP\n").skip(1).map(plain).collect();
-        assert_eq!(entries.len(), keys.len(), "[{table}]: {keys:?}");
+        assert_eq!(entries.len(), keys.len(), "man/sealroot.toml.5: [{table}] has other keys than {keys:?}");
         for key in keys {
             let is_it = |entry: &&String| entry.split(' ').next() == Some(&key);
             let entry = entries.iter().find(is_it).unwrap_or_else(|| panic!("[{table}] {key}"));

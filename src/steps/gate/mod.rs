@@ -121,7 +121,7 @@ fn expect(missing: &mut Vec<&MountRecord>, found: &MountRecord) -> Result<(), Re
 }
 
 impl MountRecord {
-    /// Of a mount that is not hidden; another gets an identifier that none has.
+    /// A hidden mount gets the identifier 0, which no mount has.
     fn new(mount: &Mount, path: &Path) -> Self {
         Self {
             point: new_root_path(mount, path).to_string_lossy().into_owned(),
@@ -134,7 +134,7 @@ impl MountRecord {
         }
     }
 
-    /// The mount's unique identifier.
+    /// The mount's identifier ([`crate::kernel::forms::MountIdKind`]).
     pub fn id(&self) -> u64 {
         self.id
     }

@@ -10,7 +10,7 @@ use crate::kernel::lookup;
 
 /// The names of a file's extended attributes, in bytes. An honest file has fewer.
 const MAX_ATTRIBUTE_NAMES: usize = 1024;
-/// The most that a directory may allow which the sealed root does not have, and any file.
+/// The most permissive mode of a file, or of a directory that the sealed root lacks.
 const USUAL_MODE: u32 = 0o755;
 /// Where a link in /etc may lead: the sealed root has it.
 const LINK_TARGETS: &[u8] = b"usr/";

@@ -70,6 +70,15 @@ pub fn image() -> Vec<Scenario> {
         named("image_is_a_fifo", "mknod {digest} p", "expected a regular file, found a FIFO"),
         // Another disk, say; opening some devices has effects of its own.
         named("image_is_a_device", "mknod {digest} b 254 1", "expected a regular file, found a block device"),
+        // debugfs makes no socket: a FIFO whose inode says that it is one.
+        case("image_is_a_socket")
+            .debugfs(&[
+                "cd /composefs/images",
+                "rm {digest}",
+                "mknod {digest} p",
+                "set_inode_field {digest} mode 0140644",
+            ])
+            .refused("find: {image}: expected a regular file, found a socket"),
         named("image_is_a_directory", "mkdir {digest}", "expected a regular file, found a directory"),
         named("image_is_a_link_loop", "symlink {digest} {digest}", "<errno 40>"),
         named("image_is_a_link_to_proc", "symlink {digest} /proc/self/exe", "<errno 18>"),

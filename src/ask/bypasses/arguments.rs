@@ -56,9 +56,9 @@ const INITS: [&str; 7] = ["init", "systemd", "openrc-init", "runit-init", "s6-li
 const ENVIRONMENT: [&str; 3] = ["LD_", "SYSTEMD_", "GLIBC_"];
 
 /// The command line, with systemd's and dracut's readings of it.
-pub(super) struct Asked<'a>(pub(super) &'a CommandLine);
+pub(super) struct Arguments<'a>(pub(super) &'a CommandLine);
 
-impl Asked<'_> {
+impl Arguments<'_> {
     /// Said to be false: the last one counts, and one without a value means yes.
     pub(super) fn is_off(&self, key: &str) -> bool {
         self.0.values(key).next_back().flatten().is_some_and(is_false)
