@@ -105,6 +105,11 @@ fn is_space(byte: u8) -> bool {
     matches!(byte, b'\t'..=b'\r' | b' ' | 0xa0)
 }
 
+/// Whether systemd's `parse_boolean()` takes a value for false.
+pub fn is_false(value: &[u8]) -> bool {
+    ["0", "no", "n", "false", "f", "off"].iter().any(|word| value.eq_ignore_ascii_case(word.as_bytes()))
+}
+
 /// An image that the command line asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RequestedImage {

@@ -324,6 +324,14 @@ fn command_lines() {
         |_| "quiet root=LABEL=x".into(),
         |_| "ask: kernel command line: expected a karg 'composefs.digest' or 'composefs', found neither".into(),
     );
+    with_karg(
+        |lab| format!("{} systemd.volatile=overlay", lab.karg("V1")),
+        |_| {
+            "ask: kernel command line: expected no 'systemd.volatile' but 'state' (root.transient = true does the same), found \
+             'overlay'"
+                .into()
+        },
+    );
     // Two digests under one key.
     with_karg(
         |lab| format!("{} {}", lab.karg("V1"), lab.karg("OTHER")),

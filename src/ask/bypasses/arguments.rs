@@ -1,6 +1,6 @@
 //! What a command line asks of systemd and dracut, as they read it.
 
-use crate::ask::cmdline::CommandLine;
+use crate::ask::cmdline::{CommandLine, is_false};
 
 /// Arguments that give a root shell in the initramfs or before a login: units, breakpoints, dracut's questions.
 const SHELLS: [&str; 11] = [
@@ -107,9 +107,4 @@ impl Arguments<'_> {
             Some(b"remount-ro" | b"continue")
         )
     }
-}
-
-/// The values that systemd's `parse_boolean()` takes for false.
-fn is_false(value: &[u8]) -> bool {
-    ["0", "no", "n", "false", "f", "off"].iter().any(|word| value.eq_ignore_ascii_case(word.as_bytes()))
 }

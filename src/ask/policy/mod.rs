@@ -7,7 +7,7 @@ mod settings;
 pub use settings::{Origin, Resolved, Setting, Settings};
 
 use crate::ask::added::AddedString;
-use crate::ask::cmdline::{BootRequest, CommandLine, RequestedImage, RequestedVerification};
+use crate::ask::cmdline::{BootRequest, CommandLine, RequestedImage, RequestedVerification, is_false};
 use crate::ask::config::{
     Alternatives, FirmwareStrings, KargPolicy, OnFailure, SecureBootPolicy, StateMount, UnverifiedPolicy,
 };
@@ -105,6 +105,18 @@ pub fn judge_hiding(resolved: &Resolved) -> Result<(), Refusal> {
     }
 }
 
+/// Decides about `systemd.volatile=`: with `overlay` and `yes`, systemd mounts something over the sealed root.
+fn judge_volatile(command_line: &CommandLine) -> Result<(), Refusal> {
+    match command_line.values("systemd.volatile").next_back() {
+        Some(value) if !value.is_some_and(|value| value == b"state" || is_false(value)) => {
+            let expected = "no 'systemd.volatile' but 'state' (root.transient = true does the same)";
+            let found = value.map_or("no value".into(), |value| format!("'{}'", value.escape_ascii()));
+            Err(Refusal::of(COMMAND_LINE).expected(expected).found(found))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Decides, from everything that was asked.
 pub fn decide(resolved: &Resolved, secure_boot: SecureBoot, added: &[AddedString]) -> Result<Decision, Refusal> {
     judge_hiding(resolved)?;
@@ -127,6 +139,7 @@ pub fn decide(resolved: &Resolved, secure_boot: SecureBoot, added: &[AddedString
             KargPolicy::Optional => Ok(Decision::NothingToDo(settings.clone())),
         };
     };
+    judge_volatile(command_line)?;
     if let (Alternatives::Refuse, Some(second)) = (settings.alternatives.value, request.images().get(1)) {
         let expected = "one image (policy.alternatives = \"refuse\")";
         return Err(Refusal::of(COMMAND_LINE).expected(expected).found(format_args!("{first} and {second}")));
@@ -253,7 +266,7 @@ mod tests {
     fn volatile_leaves_var_alone_unless_configured() {
         let found = settings("systemd.volatile=state", "", "");
         assert_eq!((found.var.value, found.var.from), (StateMount::None, Origin::CommandLine));
-        let found = settings("systemd.volatile=overlay", "[var]\nmount = \"transient\"\n", "");
+        let found = settings("systemd.volatile=state", "[var]\nmount = \"transient\"\n", "");
         assert_eq!(found.var.value, StateMount::Transient);
         assert_eq!(settings("systemd.volatile=no", "", "").var.value, StateMount::Bind);
     }
@@ -329,6 +342,21 @@ mod tests {
             let Ok(Decision::Seal(policy)) = decided(DIGEST, &ours, SecureBoot::Off) else { panic!("{list}") };
             assert!(policy.settings().etc_keep.value.is_some());
             assert_eq!(policy.settings().etc_keep.from, Origin::SealrootToml);
+        }
+    }
+
+    #[test]
+    fn what_systemd_would_mount_over_the_root() {
+        for fine in ["", "systemd.volatile=no", "systemd.volatile=state", "systemd.volatile systemd.volatile=off"] {
+            decided(&format!("{DIGEST} {fine}"), "", SecureBoot::Off).unwrap();
+        }
+        for (karg, found) in
+            [("=overlay", "'overlay'"), ("=yes", "'yes'"), ("=", "''"), ("", "no value"), ("=\x1b", "'\\x1b'")]
+        {
+            let message = decided(&format!("{DIGEST} systemd.volatile{karg}"), "", SecureBoot::Off).unwrap_err();
+            let expected =
+                "kernel command line: expected no 'systemd.volatile' but 'state' (root.transient = true does the same)";
+            assert_eq!(message, format!("{expected}, found {found}"));
         }
     }
 

@@ -162,7 +162,7 @@ impl Settings {
     }
 }
 
-/// Whether `systemd.volatile=` has systemd provide /var (`state`, `overlay`).
+/// Whether `systemd.volatile=` has systemd provide /var.
 fn volatile_var(command_line: &CommandLine) -> bool {
-    matches!(command_line.last_value("systemd.volatile"), Some(b"state" | b"overlay"))
+    matches!(command_line.last_value("systemd.volatile"), Some(b"state"))
 }
