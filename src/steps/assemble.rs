@@ -268,6 +268,7 @@ impl Assembly<'_> {
         let (name, state) = self.state_clone(directory)?;
         self.workbench.hold(&state, directory.place.held_name())?;
         let like = Ownership::of(&lower).map_err(|reason| no_mount_point(directory.place.name(), reason))?;
+        expect_layers(&state, &name, directory.place)?;
         let upper = upper_layer(&state, &name, like)?;
         if let Some(keep) = directory.keep {
             let rejected = rejected_layer(&state, &name)?;
@@ -335,6 +336,26 @@ impl fmt::Display for Ownership {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{} {:04o}", self.user, self.group, self.mode)
     }
+}
+
+/// What sealroot itself has in the directory of an overlay's layers.
+const LAYERS: [&[u8]; 6] = [b"upper", b"work", b"rejected", b"upper.new", b"work.new", b"rejected.new"];
+
+/// Where no upper layer is yet, there must be nothing of another layout, such as bootc's whole copy of /etc: an overlay would hide it
+/// without a word.
+fn expect_layers(state: &OwnedFd, name: &str, place: Place) -> Result<(), Refusal> {
+    if !matches!(rustix::fs::statat(state, "upper", AtFlags::SYMLINK_NOFOLLOW), Err(Errno::NOENT)) {
+        return Ok(());
+    }
+    for entry in lookup::entries(state).map_err(|reason| state_error(name, reason))? {
+        let entry = entry.map_err(|reason| state_error(name, reason))?;
+        let found = entry.file_name().to_bytes();
+        if !LAYERS.contains(&found) && !matches!(found, b"." | b"..") {
+            let expected = format!("the layers of an overlay ({}.mount = \"overlay\")", place.name());
+            return Err(about_state(name).expected(expected).found(format_args!("'{}'", found.escape_ascii())));
+        }
+    }
+    Ok(())
 }
 
 /// A work directory: whoever owns the sealed directory owns it, and it is 0700, as overlayfs asks for; made where it is missing.

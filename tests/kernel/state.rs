@@ -361,6 +361,38 @@ fn upper_and_work_are_made() {
     });
 }
 
+/// bootc's layout, a whole copy of /etc, with a config that takes it for an overlay's: it must not disappear in silence.
+#[test]
+fn etc_of_another_layout() {
+    lab::with("sha512", |lab| {
+        let etc = lab.state_path("etc");
+        for name in ["upper", "work"] {
+            fs::remove_dir_all(etc.join(name)).unwrap();
+        }
+        write(&etc.join("hostname"), b"of this machine");
+        let name = format!("state/deploy/{}/etc", lab.digest());
+        let message = format!(
+            "assemble: state directory '{name}': expected the layers of an overlay (etc.mount = \"overlay\"), found 'hostname'"
+        );
+        lab.expect_refused(&lab.boot(), &message);
+        assert!(!etc.join("upper").exists());
+    });
+    lab::with("sha512", |lab| {
+        let etc = lab.state_path("etc");
+        for name in ["upper", "work"] {
+            fs::remove_dir_all(etc.join(name)).unwrap();
+        }
+        write(&etc.join("hostname"), b"of this machine");
+        // Deployments share what is in /var, by a link.
+        fs::remove_dir_all(lab.state_path("var")).unwrap();
+        fs::create_dir_all(lab.path("state/os/default/var")).unwrap();
+        symlink("../../os/default/var", lab.state_path("var")).unwrap();
+        write(&lab.state_path("").join(format!("{}.origin", lab.digest())), b"[origin]\n");
+        boot(lab, "layout = \"bootc\"\n");
+        assert_eq!(fs::read("/sysroot/etc/hostname").unwrap(), b"of this machine");
+    });
+}
+
 /// Parameters of the overlay module, which are everyone's: set for one test, then as they were.
 struct Defaults(Vec<(String, String)>);
 
