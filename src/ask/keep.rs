@@ -15,7 +15,7 @@ const MAX_PATTERN: usize = 255;
 const EVERYTHING: &str = "**";
 
 /// What in /etc is neither run nor names what to run: no program takes a path, a command or a library from it.
-pub const DATA: [&str; 18] = [
+pub const DATA: [&str; 16] = [
     ".updated",
     "NetworkManager/system-connections/**",
     "adjtime",
@@ -25,7 +25,6 @@ pub const DATA: [&str; 18] = [
     "hostname",
     "hosts",
     "localtime",
-    "locale.conf",
     "machine-id",
     "machine-info",
     "resolv.conf",
@@ -33,7 +32,6 @@ pub const DATA: [&str; 18] = [
     "ssl/certs/**",
     "ssl/private/**",
     "timezone",
-    "vconsole.conf",
 ];
 
 /// Which files of an upper layer are kept. An empty list keeps none.

@@ -1,5 +1,6 @@
 //! The physical root, trusted in nothing.
 
+pub mod layer;
 pub mod object;
 pub mod physical;
 pub mod pool;

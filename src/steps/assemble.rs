@@ -3,16 +3,16 @@
 //! Every overlay takes its lower layer from the sealed root and never from another overlay on top of it: the kernel
 //! stacks two levels, and the sealed root is one.
 
-use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::{AtFlags, Gid, Mode, RenameFlags, Uid};
+use rustix::fs::{AtFlags, Mode};
 use rustix::io::Errno;
 use rustix::mount::MountAttrFlags;
 
 use crate::ask::config::{MountFlag, StateMount, SysrootMount};
 use crate::ask::keep::KeepList;
 use crate::ask::policy::Settings;
+use crate::disk::layer::{self, Ownership};
 use crate::disk::physical::{self, PhysicalRoot};
 use crate::kernel::lookup::{self, Links, LookupError};
 use crate::kernel::workbench::Workbench;
@@ -269,12 +269,12 @@ impl Assembly<'_> {
         self.workbench.hold(&state, directory.place.held_name())?;
         let like = Ownership::of(&lower).map_err(|reason| no_mount_point(directory.place.name(), reason))?;
         expect_layers(&state, &name, directory.place)?;
-        let upper = upper_layer(&state, &name, like)?;
+        let mut upper = upper_layer(&state, &name, like)?;
         if let Some(keep) = directory.keep {
             let rejected = rejected_layer(&state, &name)?;
-            let (upper, rejected, sealed) = (upper.as_fd(), rejected.as_fd(), lower.as_fd());
-            let layers = set_aside::Layers { upper, rejected, sealed, state: &name };
-            set_aside::set_aside(keep, &layers, self.aside)?;
+            let (directory, rejected, sealed) = (state.as_fd(), rejected.as_fd(), lower.as_fd());
+            let layers = set_aside::Layers { directory, rejected, sealed, like, state: &name };
+            upper = set_aside::set_aside(keep, &layers, self.aside)?;
         }
         let work = work_layer(&state, &name, like)?;
         overlay::writable("overlay", lower, upper, work, directory.attributes, self.kernel)
@@ -316,30 +316,8 @@ impl Assembly<'_> {
     }
 }
 
-/// Who owns a directory, and its permission bits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Ownership {
-    user: u32,
-    group: u32,
-    mode: u32,
-}
-
-impl Ownership {
-    fn of(directory: impl AsFd) -> Result<Self, Errno> {
-        let stat = rustix::fs::fstat(directory)?;
-        Ok(Self { user: stat.st_uid, group: stat.st_gid, mode: stat.st_mode & 0o7777 })
-    }
-}
-
-/// `0:0 0755`
-impl fmt::Display for Ownership {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{} {:04o}", self.user, self.group, self.mode)
-    }
-}
-
 /// What sealroot itself has in the directory of an overlay's layers.
-const LAYERS: [&[u8]; 6] = [b"upper", b"work", b"rejected", b"upper.new", b"work.new", b"rejected.new"];
+const LAYERS: [&[u8]; 5] = [b"upper", b"work", b"rejected", b"work.new", b"rejected.new"];
 
 /// Where no upper layer is yet, there must be nothing of another layout, such as bootc's whole copy of /etc: an overlay would hide it
 /// without a word.
@@ -350,7 +328,7 @@ fn expect_layers(state: &OwnedFd, name: &str, place: Place) -> Result<(), Refusa
     for entry in lookup::entries(state).map_err(|reason| state_error(name, reason))? {
         let entry = entry.map_err(|reason| state_error(name, reason))?;
         let found = entry.file_name().to_bytes();
-        if !LAYERS.contains(&found) && !matches!(found, b"." | b"..") {
+        if !LAYERS.contains(&found) && !found.starts_with(b"upper.") && !matches!(found, b"." | b"..") {
             let expected = format!("the layers of an overlay ({}.mount = \"overlay\")", place.name());
             return Err(about_state(name).expected(expected).found(format_args!("'{}'", found.escape_ascii())));
         }
@@ -401,7 +379,7 @@ fn layer(
     let failed = |reason: LookupError| state_error(&path(), reason);
     let fd = match lookup::directory(state, name, Links::Refused) {
         Err(LookupError::Kernel(Errno::NOENT)) => {
-            make_layer(state, name, expected).map_err(failed)?;
+            layer::make(state, name, expected).map_err(failed)?;
             lookup::directory(state, name, Links::Refused)
         }
         result => result,
@@ -416,22 +394,6 @@ fn layer(
             .map_err(|reason| failed(reason.into()))?;
     }
     Ok(fd)
-}
-
-/// Makes a directory under another name first: after a power cut it is there as it must be, or not at all.
-fn make_layer(state: &OwnedFd, name: &str, ownership: Ownership) -> Result<(), LookupError> {
-    let new = format!("{name}.new");
-    match rustix::fs::unlinkat(state, &new, AtFlags::REMOVEDIR) {
-        Ok(()) | Err(Errno::NOENT) => {}
-        Err(reason) => return Err(reason.into()),
-    }
-    rustix::fs::mkdirat(state, &new, Mode::RWXU)?;
-    let fd = lookup::directory(state, &new, Links::Refused)?;
-    let by_path = lookup::proc_path(fd.as_fd());
-    rustix::fs::chown(&by_path, Some(Uid::from_raw(ownership.user)), Some(Gid::from_raw(ownership.group)))?;
-    rustix::fs::chmod(&by_path, Mode::from_raw_mode(ownership.mode))?;
-    rustix::fs::renameat_with(state, &new, state, name, RenameFlags::NOREPLACE)?;
-    Ok(())
 }
 
 fn mount_attributes(flags: &[MountFlag]) -> MountAttrFlags {

@@ -121,7 +121,7 @@ fn listed_stays_and_the_rest_goes(lab: &Lab) {
     // As it was, for whoever looks into it, and for nobody else.
     let aside = lab.path(&folder(lab));
     assert_eq!(fs::read(aside.join("systemd/system/evil.service")).unwrap(), b"[Service]");
-    for closed in [aside.parent().unwrap(), &aside, &aside.join("ssh")] {
+    for closed in [aside.parent().unwrap(), &aside] {
         assert_eq!(fs::metadata(closed).unwrap().mode() & 0o7777, 0o700, "{}", closed.display());
     }
     lab.forget();
@@ -141,6 +141,51 @@ fn listed_files_stay_and_the_rest_goes() {
         let (_, report) = boot(lab, KEEP);
         expect_set_aside(lab, &report, &[("ld.so.preload", "not-listed")]);
     });
+}
+
+/// A boot that was cut off while it moved what stays into a new upper layer: nothing is lost, wherever that was.
+#[test]
+fn after_a_boot_that_was_cut_off() {
+    // Some of it was moved, all of it was and the old layer is gone, or the same name is in both.
+    for (moved, left) in [("machine-id", "ssh/ssh_host_rsa_key"), ("machine-id ssh/ssh_host_rsa_key", "")] {
+        lab::with("sha512", move |lab| {
+            for path in left.split_whitespace() {
+                plant(lab, path, path);
+            }
+            let begun = lab.state_path("etc/upper.0-1.0");
+            for path in moved.split_whitespace() {
+                let path = begun.join(path);
+                fs::create_dir_all(path.parent().unwrap()).unwrap();
+                fs::write(&path, path.strip_prefix(&begun).unwrap().to_str().unwrap()).unwrap();
+            }
+            if left.is_empty() {
+                fs::remove_dir_all(lab.state_path("etc/upper")).unwrap();
+            }
+            let (run, report) = boot(lab, KEEP);
+            expect_nothing_set_aside(&run, &report);
+            for path in ["machine-id", "ssh/ssh_host_rsa_key"] {
+                expect_content(&format!("/sysroot/etc/{path}"), path);
+            }
+            let left: Vec<_> =
+                fs::read_dir(lab.state_path("etc")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+            assert_eq!(left.iter().filter(|name| name.to_str().unwrap().starts_with("upper")).count(), 1, "{left:?}");
+        });
+    }
+    lab::with("sha512", |lab| {
+        plant(lab, "machine-id", "older");
+        let begun = lab.state_path("etc/upper.0-1.0");
+        fs::create_dir(&begun).unwrap();
+        fs::write(begun.join("machine-id"), "newer").unwrap();
+        let (_, report) = boot(lab, KEEP);
+        expect_content("/sysroot/etc/machine-id", "newer");
+        assert_eq!(report["set_aside"]["entries"], json!([{"path": "machine-id", "reason": "twice"}]));
+    });
+    // More of them than any machine leaves behind.
+    refused(
+        "",
+        |lab| (0..17).for_each(|number| fs::create_dir(lab.state_path(&format!("etc/upper.{number}"))).unwrap()),
+        "/upper': expected at most 16 begun ones (etc.keep), found more",
+    );
 }
 
 /// What the booted system does with listed files, in the ways in which overlayfs leaves traces of it.

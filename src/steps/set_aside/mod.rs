@@ -1,11 +1,11 @@
 //! What `etc.keep` does not keep of the upper layer of /etc is set aside, before the overlay is mounted.
 //!
 //! Whoever writes to the disk can put into the upper layer what PID 1 reads: `ld.so.preload`, units, PAM's files. Only what
-//! is listed and well-behaved stays. Everything else is renamed, as a whole, into a folder of this boot that nobody but
-//! root can enter: a directory of an attacker is never copied, emptied or deleted.
+//! is listed and well-behaved stays: it is moved into a new directory that the kernel made, which becomes the upper layer. The
+//! old one is renamed, as a whole, into a folder that nobody but root can enter, unless nothing is left in it.
 //!
-//! Each rename is atomic, and none has to reach the disk before the boot goes on: what a power cut brings back is set
-//! aside by the next boot.
+//! Each rename is atomic, and none has to reach the disk before the boot goes on: what a power cut brings back, or leaves half
+//! done, is what the next boot begins with.
 
 mod conduct;
 mod walk;
@@ -49,6 +49,10 @@ pub enum Reason {
     Attributes,
     /// It is on another filesystem, or in another subvolume.
     Filesystem,
+    /// There is one by this name already.
+    Twice,
+    /// The directory does not list it.
+    Hidden,
 }
 
 names!(Reason:
@@ -59,7 +63,9 @@ names!(Reason:
     Mode = "mode",
     HardLinks = "hard-links",
     Attributes = "attributes",
-    Filesystem = "filesystem"
+    Filesystem = "filesystem",
+    Twice = "twice",
+    Hidden = "hidden"
 );
 
 /// What was set aside in a boot. `Default` is nothing.

@@ -1,45 +1,103 @@
 //! The walk through an upper layer. No link is followed, and nothing is opened but directories.
+//!
+//! What stays is moved into a directory that the kernel made anew, and the old one goes, as a whole: a directory of an attacker may
+//! list less than a look-up by name finds in it (ext4's hashed directories do if their index is out of order), and overlayfs looks
+//! up by name.
 
 use std::ffi::{CStr, CString};
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::{AtFlags, Mode, RenameFlags};
+use rustix::fs::{AtFlags, Gid, Mode, RenameFlags, Uid, XattrFlags};
 use rustix::io::Errno;
 
 use super::conduct::{self, Entry};
 use super::{MANY_FOLDERS, MAX_DEPTH, MAX_ENTRIES, Reason, SetAside, shown};
 use crate::ask::keep::KeepList;
 use crate::ask::read;
+use crate::disk::layer::{self, Ownership};
 use crate::kernel::lookup::{self, Links, LookupError};
 use crate::refusal::Refusal;
 
 /// The directory beside the upper layer that has a folder for each boot in which something was set aside.
 pub(crate) const REJECTED: &str = "rejected";
 
+/// The upper layer.
+const UPPER: &str = "upper";
+/// What a boot that was interrupted left of a new one begins with.
+const BEGUN: &[u8] = b"upper.";
+/// More of those are nobody's honest work.
+const MAX_BEGUN: usize = 16;
+/// What SELinux takes a directory for.
+const LABEL: &str = "security.selinux";
+/// The longest label, in bytes.
+const MAX_LABEL: usize = 4096;
+
 /// The directories that an overlay over /etc is made of.
 #[derive(Debug)]
 pub(crate) struct Layers<'a> {
-    /// The upper layer.
-    pub(crate) upper: BorrowedFd<'a>,
+    /// The directory of the upper layer and of [`REJECTED`].
+    pub(crate) directory: BorrowedFd<'a>,
     /// [`REJECTED`], which nobody but root can enter.
     pub(crate) rejected: BorrowedFd<'a>,
     /// The sealed /etc.
     pub(crate) sealed: BorrowedFd<'a>,
-    /// The directory of the first two, on the physical root, for messages.
+    /// How an upper layer must be.
+    pub(crate) like: Ownership,
+    /// The path of `directory` on the physical root, for messages.
     pub(crate) state: &'a str,
 }
 
-/// Sets aside what `keep` does not keep, and adds it to `record`, also if it comes to a refusal then.
-pub(crate) fn set_aside(keep: &KeepList, layers: &Layers<'_>, record: &mut SetAside) -> Result<(), Refusal> {
-    let name = format!("{}/upper", layers.state);
+/// Makes a new upper layer of what `keep` keeps, and sets aside the rest, which is added to `record` even if it comes to a refusal.
+pub(crate) fn set_aside(keep: &KeepList, layers: &Layers<'_>, record: &mut SetAside) -> Result<OwnedFd, Refusal> {
+    let name = format!("{}/{UPPER}", layers.state);
     let failed = |reason: LookupError| about(&name).because(reason);
-    let device = rustix::fs::fstat(layers.upper).map_err(|reason| failed(reason.into()))?.st_dev;
-    if !conduct::is_harmless_upper(layers.upper).map_err(|reason| failed(reason.into()))? {
+    let kernel = |reason: Errno| failed(reason.into());
+    let open = |name: &[u8]| lookup::directory(layers.directory, name, Links::Refused);
+    let old = open(UPPER.as_bytes()).map_err(failed)?;
+    if !conduct::is_harmless_upper(&old).map_err(kernel)? {
         return Err(about(&name).expected("no attributes of its own (etc.keep)").found("some"));
     }
-    let open = |directory: BorrowedFd<'_>| lookup::directory(directory, ".", Links::Refused).map_err(failed);
-    let top = Folder { upper: open(layers.upper)?, sealed: Some(open(layers.sealed)?), path: Vec::new(), depth: 0 };
-    Walk { keep, layers, name: &name, device, seen: 0, folder: None, record }.look_into(&top)
+    let mut sources = begun(layers.directory, &name)?;
+    let boot = read::boot_id()?;
+    // This boot may have begun one before.
+    let is_free = |new: &String| !sources.iter().any(|begun| begun.to_bytes() == new.as_bytes());
+    let mut names = (0..=sources.len()).map(|number| format!("{UPPER}.{boot}.{number}"));
+    let new = names.find(is_free).unwrap_or_default();
+    layer::make(layers.directory, &new, layers.like).map_err(failed)?;
+    let upper = open(new.as_bytes()).map_err(failed)?;
+    let device = rustix::fs::fstat(&upper).map_err(kernel)?.st_dev;
+    let mut walk = Walk { keep, layers, name: &name, boot: &boot, device, seen: 0, record };
+    // What was moved already is newer than nothing: it comes first.
+    sources.push(CString::from(c"upper"));
+    for source in sources {
+        let Ok(from) = open(source.to_bytes()) else { continue };
+        let sealed = lookup::directory(layers.sealed, ".", Links::Refused).map_err(failed)?;
+        let counted = walk.record.count;
+        let folder = Folder { upper: from, sealed: Some(sealed), path: Vec::new(), depth: 0 };
+        walk.look_into(&folder, &upper)?;
+        walk.remove(&source, &folder.upper, counted)?;
+    }
+    rustix::fs::renameat_with(layers.directory, new.as_str(), layers.directory, UPPER, RenameFlags::NOREPLACE)
+        .map_err(kernel)?;
+    Ok(upper)
+}
+
+/// What an interrupted boot left of a new upper layer.
+fn begun(directory: BorrowedFd<'_>, name: &str) -> Result<Vec<CString>, Refusal> {
+    let failed = |reason: Errno| about(name).because(LookupError::from(reason));
+    let mut found = Vec::new();
+    for entry in lookup::entries(directory).map_err(failed)? {
+        let entry = entry.map_err(failed)?;
+        if entry.file_name().to_bytes().starts_with(BEGUN) {
+            found.push(entry.file_name().to_owned());
+        }
+        if found.len() > MAX_BEGUN {
+            let expected = format!("at most {MAX_BEGUN} begun ones (etc.keep)");
+            return Err(about(name).expected(expected).found("more"));
+        }
+    }
+    found.sort_unstable();
+    Ok(found)
 }
 
 /// About the upper layer, or an entry of it, by its path on the physical root.
@@ -52,11 +110,10 @@ struct Walk<'a> {
     layers: &'a Layers<'a>,
     /// The upper layer's path on the physical root.
     name: &'a str,
+    boot: &'a str,
     device: u64,
     /// How many entries were looked at.
     seen: usize,
-    /// This boot's folder, once there is one.
-    folder: Option<OwnedFd>,
     record: &'a mut SetAside,
 }
 
@@ -85,7 +142,8 @@ impl Folder {
 }
 
 impl Walk<'_> {
-    fn look_into(&mut self, folder: &Folder) -> Result<(), Refusal> {
+    /// Moves what stays of a directory into a new one.
+    fn look_into(&mut self, folder: &Folder, target: &OwnedFd) -> Result<(), Refusal> {
         if folder.depth > MAX_DEPTH {
             let expected = format!("at most {MAX_DEPTH} levels of directories (etc.keep)");
             return Err(about(self.name).expected(expected).found("more"));
@@ -94,12 +152,60 @@ impl Walk<'_> {
         for name in self.entries(folder)? {
             let path = folder.path_of(&name);
             match self.judge(folder, &name, &path).map_err(|reason| self.failed(&path, reason))? {
-                Judgement::Stays => {}
-                Judgement::Entered(below) => self.look_into(&below)?,
-                Judgement::SetAside(reason) => self.set_aside(folder, &name, &path, reason)?,
+                Judgement::Stays => {
+                    match rustix::fs::renameat_with(&folder.upper, &name, target, &name, RenameFlags::NOREPLACE) {
+                        Ok(()) => {}
+                        // It was there before, by an interrupted boot, or twice in one directory.
+                        Err(Errno::EXIST) => self.record.add(&path, Reason::Twice),
+                        Err(reason) => return Err(self.failed(&path, reason.into())),
+                    }
+                }
+                Judgement::Entered(below) => {
+                    let new = make_like(target, &name, &below.upper).map_err(|reason| self.failed(&path, reason))?;
+                    self.look_into(&below, &new)?;
+                    match rustix::fs::unlinkat(&folder.upper, &name, AtFlags::REMOVEDIR) {
+                        // What is left in there goes with the old upper layer.
+                        Ok(()) | Err(Errno::NOTEMPTY | Errno::EXIST) => {}
+                        Err(reason) => return Err(self.failed(&path, reason.into())),
+                    }
+                }
+                Judgement::SetAside(reason) => self.record.add(&path, reason),
             }
         }
         Ok(())
+    }
+
+    /// Removes what was an upper layer, or sets it aside with all that did not stay. `counted` is how much had been recorded before
+    /// it was looked into.
+    fn remove(&mut self, source: &CStr, open: &OwnedFd, counted: usize) -> Result<(), Refusal> {
+        let directory = self.layers.directory;
+        match rustix::fs::unlinkat(directory, source, AtFlags::REMOVEDIR) {
+            Ok(()) => return Ok(()),
+            Err(Errno::NOTEMPTY | Errno::EXIST) => {}
+            Err(reason) => return Err(self.failed(b"", reason.into())),
+        }
+        // There are programs of an attacker in it.
+        rustix::fs::chmod(lookup::proc_path(open.as_fd()), Mode::RWXU)
+            .map_err(|reason| self.failed(b"", reason.into()))?;
+        if self.record.count == counted {
+            self.record.add(b"", Reason::Hidden);
+        }
+        if self.record.folder.is_empty() {
+            // The two names of the directory itself, and one more folder than there need be.
+            let entries = lookup::entries(self.layers.rejected).map_err(|reason| self.failed(b"", reason.into()))?;
+            self.record.earlier = entries.take(MANY_FOLDERS + 2).count().saturating_sub(2);
+            self.record.folder = format!("{}/{REJECTED}/{}", self.layers.state, self.boot);
+        }
+        for number in 0..=MAX_BEGUN {
+            let target = if number == 0 { self.boot.to_owned() } else { format!("{}.{number}", self.boot) };
+            let rejected = self.layers.rejected;
+            match rustix::fs::renameat_with(directory, source, rejected, target.as_str(), RenameFlags::NOREPLACE) {
+                Ok(()) => return Ok(()),
+                Err(Errno::EXIST) => {}
+                Err(reason) => return Err(self.failed(b"", reason.into())),
+            }
+        }
+        Err(self.failed(b"", Errno::EXIST.into()))
     }
 
     fn entries(&mut self, folder: &Folder) -> Result<Vec<CString>, Refusal> {
@@ -154,36 +260,6 @@ impl Walk<'_> {
         Ok(Judgement::Entered(Folder { upper: entry.fd, sealed, path: path.into(), depth: folder.depth + 1 }))
     }
 
-    /// Moves an entry, with all that is below, to the same path in this boot's folder.
-    fn set_aside(&mut self, folder: &Folder, name: &CStr, path: &[u8], reason: Reason) -> Result<(), Refusal> {
-        if self.folder.is_none() {
-            let boot = read::boot_id()?;
-            self.record.folder = format!("{}/{REJECTED}/{boot}", self.layers.state);
-            self.folder = Some(self.open_folder(&boot).map_err(|cause| self.failed(path, cause))?);
-        }
-        self.rename(folder, name).map_err(|cause| self.failed(path, cause))?;
-        self.record.add(path, reason);
-        Ok(())
-    }
-
-    fn open_folder(&mut self, boot: &str) -> Result<OwnedFd, LookupError> {
-        if self.record.is_empty() {
-            // The two names of the directory itself, and one more folder than there need be.
-            self.record.earlier =
-                lookup::entries(self.layers.rejected)?.take(MANY_FOLDERS + 2).count().saturating_sub(2);
-        }
-        make_directory(self.layers.rejected, boot.as_bytes())
-    }
-
-    fn rename(&self, folder: &Folder, name: &CStr) -> Result<(), LookupError> {
-        let Some(of_boot) = &self.folder else { return Ok(()) };
-        let mut target = lookup::directory(of_boot, ".", Links::Refused)?;
-        for part in folder.path.split(|byte| *byte == b'/').filter(|part| !part.is_empty()) {
-            target = make_directory(&target, part)?;
-        }
-        Ok(rustix::fs::renameat_with(&folder.upper, name, &target, name, RenameFlags::NOREPLACE)?)
-    }
-
     fn failed(&self, path: &[u8], reason: LookupError) -> Refusal {
         let separator = if path.is_empty() { "" } else { "/" };
         about(&format!("{}{separator}{}", self.name, shown(path))).because(reason)
@@ -194,11 +270,25 @@ fn stat_of(directory: &OwnedFd, name: &CStr) -> Result<rustix::fs::Stat, Errno> 
     rustix::fs::statat(directory, name, AtFlags::SYMLINK_NOFOLLOW)
 }
 
-/// Makes a directory for root alone, if it is not there, and opens it.
-fn make_directory(parent: impl std::os::fd::AsFd, name: &[u8]) -> Result<OwnedFd, LookupError> {
-    match rustix::fs::mkdirat(&parent, name, Mode::RWXU) {
+/// Makes a directory in the place of an old one, with its owner, mode and label.
+fn make_like(parent: &OwnedFd, name: &CStr, old: &OwnedFd) -> Result<OwnedFd, LookupError> {
+    match rustix::fs::mkdirat(parent, name, Mode::RWXU) {
+        // By an interrupted boot: another source has it, too.
         Ok(()) | Err(Errno::EXIST) => {}
         Err(reason) => return Err(reason.into()),
     }
-    lookup::directory(parent, name, Links::Refused)
+    let new = lookup::directory(parent, name, Links::Refused)?;
+    let Ownership { user, group, mode } = Ownership::of(old)?;
+    let by_path = lookup::proc_path(new.as_fd());
+    rustix::fs::chown(&by_path, Some(Uid::from_raw(user)), Some(Gid::from_raw(group)))?;
+    rustix::fs::chmod(&by_path, Mode::from_raw_mode(mode))?;
+    let mut label = [0; MAX_LABEL];
+    match rustix::fs::getxattr(lookup::proc_path(old.as_fd()), LABEL, &mut label) {
+        Ok(length) => {
+            rustix::fs::setxattr(&by_path, LABEL, label.get(..length).unwrap_or_default(), XattrFlags::empty())?;
+        }
+        Err(Errno::NODATA | Errno::OPNOTSUPP) => {}
+        Err(reason) => return Err(reason.into()),
+    }
+    Ok(new)
 }

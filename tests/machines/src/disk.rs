@@ -10,6 +10,7 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 use tempfile::TempDir;
 
 use crate::builders;
+use crate::hidden::Hidden;
 
 const MIB: u64 = 1 << 20;
 /// Where `qemu/disk` puts the partitions.
@@ -60,6 +61,15 @@ pub enum Change {
     Twin(Twin),
     /// The protective MBR names the root partition, too, as a Linux one.
     HybridMbr,
+    /// A file of the disk has this name, too, in a directory that is made anew and does not list it.
+    Hidden {
+        /// The directory.
+        directory: String,
+        /// The name in it.
+        name: &'static str,
+        /// The file.
+        target: String,
+    },
     /// Commands of debugfs(8).
     Debugfs(Vec<String>),
     /// Makes a file with this content; commands of debugfs(8) name it `{file}`.
@@ -109,6 +119,7 @@ impl Disk {
             Change::Twin(twin) => self.add_twin(*twin),
             Change::HybridMbr => self.make_hybrid(),
             Change::Replay { object, block } => self.replay(object, *block),
+            Change::Hidden { directory, name, target } => self.hide(directory, name, target),
             Change::Debugfs(commands) => self.debugfs(commands),
             Change::Write(content, commands) => {
                 let file = self.folder.path().join("written");
@@ -177,6 +188,49 @@ impl Disk {
         let physical: u64 = found.trim().parse().map_err(|_| anyhow!("bmap of '{object}': found '{found}'"))?;
         ensure!(physical > 0, "'{object}' has no block {number}");
         Ok(physical)
+    }
+
+    fn inode(&self, path: &str) -> Result<u32> {
+        let found = self.ask_debugfs(&format!("stat {path}"))?;
+        let number = found.split("Inode: ").nth(1).and_then(|rest| rest.split_whitespace().next());
+        number.and_then(|number| number.parse().ok()).with_context(|| format!("no '{path}' on the disk"))
+    }
+
+    /// The word behind a name in what `debugfs stats` says.
+    fn superblock(&self, name: &str) -> Result<String> {
+        let found = self.ask_debugfs("show_super_stats -h")?;
+        let line = found.lines().find_map(|line| line.strip_prefix(name)).with_context(|| format!("no {name}"))?;
+        Ok(line.trim().to_owned())
+    }
+
+    fn hide(&self, directory: &str, name: &'static str, target: &str) -> Result<()> {
+        // As a file first, whose blocks are then written.
+        let placeholder = self.folder.path().join("directory");
+        fs::write(&placeholder, vec![0xff; 3 * BLOCK as usize])?;
+        self.debugfs(&[format!("rmdir {directory}"), format!("write {} {directory}", placeholder.display())])?;
+        let parent = directory.rsplit_once('/').map_or("/", |(parent, _)| parent);
+        let uuid = self.superblock("Filesystem UUID:")?.replace('-', "");
+        let uuid = u128::from_str_radix(&uuid, 16).context("UUID")?.to_be_bytes();
+        let hash =
+            self.ask_debugfs(&format!("dx_hash -h half_md4 -s {} {name}", self.superblock("Directory Hash Seed:")?))?;
+        let hash = hash.split("is 0x").nth(1).and_then(|rest| rest.split_whitespace().next()).context("dx_hash")?;
+        let hidden = Hidden {
+            inode: self.inode(directory)?,
+            parent: self.inode(parent)?,
+            uuid,
+            name,
+            hash: u32::from_str_radix(hash, 16)? & !1,
+            target: self.inode(target)?,
+        };
+        let disk = File::options().write(true).open(self.path())?;
+        for (number, block) in hidden.blocks().chunks(BLOCK as usize).enumerate() {
+            let found = self.ask_debugfs(&format!("bmap {directory} {number}"))?;
+            let physical: u64 = found.trim().parse().with_context(|| format!("bmap: {found}"))?;
+            disk.write_all_at(block, ROOT + physical * BLOCK)?;
+        }
+        // A directory with extents and an index, whose inode has no generation.
+        let fields = ["mode 040755", "flags 0x81000", "links_count 2", "generation 0"];
+        self.debugfs(&fields.map(|field| format!("set_inode_field {directory} {field}")))
     }
 
     fn add_partitions(&self) -> Result<()> {

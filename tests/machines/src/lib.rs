@@ -13,6 +13,7 @@ pub mod disk;
 pub mod emulated;
 pub mod firmware;
 pub mod guest;
+mod hidden;
 pub mod native;
 pub mod process;
 pub mod processors;

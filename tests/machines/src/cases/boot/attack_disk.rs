@@ -2,6 +2,7 @@
 
 use super::attack_boot::NO_VERDICT;
 use super::expect::Expected;
+use super::library::library;
 use super::scenario::{Content, Scenario, case};
 use super::world::Place;
 use crate::disk::Twin;
@@ -286,6 +287,29 @@ pub fn etc() -> Vec<Scenario> {
             .must("multi-user", "active")
             .says(RUNS)
             .says(PRELOADED),
+        // The upper layer is a directory that lists nothing, and in which the name is found all the same.
+        case("keep_against_what_is_not_listed")
+            .systemd()
+            .etc("keep = [\"machine-id\", \"ssh/ssh_host_*\"]")
+            .write(
+                Content::Made(library),
+                &["cd /{state}/var", "write {file} planted.so", "set_inode_field planted.so mode 0100755"],
+            )
+            .write(Content::Text("/var/planted.so\n".into()), &["cd /{state}/etc", "write {file} planted"])
+            .hidden("/{state}/etc/upper", "ld.so.preload", "/{state}/etc/planted")
+            .says("etc: 1 entry that etc.keep does not keep, set aside in '{state}/etc/rejected/")
+            .never_says("a planted library runs in PID 1"),
+        // The same in an /etc that keeps everything: what is there is found.
+        case("keep_unset_and_a_name_that_is_not_listed")
+            .systemd()
+            .native_only()
+            .write(
+                Content::Made(library),
+                &["cd /{state}/var", "write {file} planted.so", "set_inode_field planted.so mode 0100755"],
+            )
+            .write(Content::Text("/var/planted.so\n".into()), &["cd /{state}/etc", "write {file} planted"])
+            .hidden("/{state}/etc/upper", "ld.so.preload", "/{state}/etc/planted")
+            .comes(Expected::Bypassed("a planted library runs in PID 1")),
         // Its content is the disk's: PID 1 takes what it says for the first boot of the machine, unless it is told.
         machine_id_of_a_first_boot("first_boot_by_the_machine_id")
             .open()

@@ -1,16 +1,9 @@
 //! Attacks by SMBIOS strings, which whoever sets up a machine gives it: systemd's stub puts one of them behind the signed command
 //! line, Secure Boot or not, and PID 1 takes others for credentials.
 
-use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::Command;
-
-use anyhow::Result;
-
 use super::expect::Expected;
+use super::library::library;
 use super::scenario::{Scenario, case};
-use super::world::World;
-use crate::disk;
 
 const EXTRA: &str = "io.systemd.stub.kernel-cmdline-extra";
 const ADDS: &str = "ask: machine set-up: expected no string that adds to the kernel command line (policy.firmware-strings = \"refuse\"), found";
@@ -86,26 +79,4 @@ pub fn all() -> Vec<Scenario> {
         // The kernel starts it in the place of PID 1: no program of the initramfs has a say.
         with("rdinit_appended", "rdinit=/bin/sh").comes(Expected::Shell(SHELL)),
     ]
-}
-
-/// A shared library that says that it is there, and switches the machine off.
-fn library(_: &World, _: &Scenario, scratch: &Path) -> Result<PathBuf> {
-    const SOURCE: &str = r#"
-        #include <fcntl.h>
-        #include <sys/reboot.h>
-        #include <sys/stat.h>
-        #include <sys/sysmacros.h>
-        #include <unistd.h>
-        __attribute__((constructor)) static void start(void) {
-            if (getpid() != 1) return;
-            mknod("/kmsg", S_IFCHR | 0600, makedev(1, 11));
-            int log = open("/kmsg", O_WRONLY);
-            const char words[] = "<2>a planted library runs in PID 1\n";
-            if (write(log, words, sizeof words - 1) < 0) return;
-            reboot(RB_POWER_OFF);
-        }"#;
-    let (source, library) = (scratch.join("planted.c"), scratch.join("planted.cred"));
-    fs::write(&source, SOURCE)?;
-    disk::run(Command::new("cc").args(["-shared", "-fPIC", "-O1", "-s", "-o"]).arg(&library).arg(&source))?;
-    Ok(library)
 }

@@ -6,6 +6,7 @@ mod attack_strings;
 mod boots;
 mod command;
 pub mod expect;
+mod library;
 mod play;
 mod rollback;
 pub mod scenario;

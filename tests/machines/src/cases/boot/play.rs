@@ -109,6 +109,9 @@ impl Scenario {
             }
             Step::Partitions => Change::Partitions,
             Step::Twin(twin) => Change::Twin(*twin),
+            Step::Hidden(directory, name, target) => {
+                Change::Hidden { directory: world.fill(directory)?, name, target: world.fill(target)? }
+            }
             Step::HybridMbr => Change::HybridMbr,
             Step::Replay => Change::Replay { object: world.fill("{image_object}")?, block: 2 },
             Step::FlipObject(object) => Change::Flip { object: world.fill(object)?, block: Block::Middle, byte: 8 },
@@ -119,6 +122,7 @@ impl Scenario {
                     Content::Sealed(path) => fs::read(world.rootfs.join(path.trim_start_matches('/')))?,
                     Content::Image(zeros) => [fs::read(world.image_file()?)?, vec![0; *zeros]].concat(),
                     Content::File(path) => fs::read(path)?,
+                    Content::Made(make) => fs::read(make(world, self, scratch)?)?,
                     Content::Built(script, arguments) => fs::read(builders::built(script, arguments)?)?,
                 };
                 let commands = commands.iter().map(|text| text.replace("{file}", "\u{0}"));

@@ -52,6 +52,7 @@ pub(super) enum Step {
     Replay,
     Partitions,
     Twin(Twin),
+    Hidden(String, &'static str, String),
     HybridMbr,
     Debugfs(Vec<String>),
     Write(Content, Vec<String>),
@@ -84,6 +85,8 @@ pub enum Content {
     File(PathBuf),
     /// What a script of `qemu/` builds.
     Built(&'static str, &'static [&'static str]),
+    /// What this makes in a folder.
+    Made(fn(&World, &Scenario, &Path) -> Result<PathBuf>),
 }
 
 /// One boot and what must come of it.
@@ -319,6 +322,12 @@ impl Scenario {
     /// An SMBIOS string of type 11.
     pub fn smbios(mut self, string: &str) -> Self {
         self.strings.push(string.into());
+        self
+    }
+
+    /// A file of the disk has this name, too, in a directory that does not list it.
+    pub fn hidden(mut self, directory: &str, name: &'static str, target: &str) -> Self {
+        self.steps.push(Step::Hidden(directory.into(), name, target.into()));
         self
     }
 
