@@ -100,8 +100,8 @@ fn shortened(bytes: &[u8]) -> String {
     format!("{}{rest}", cut.escape_ascii())
 }
 
-/// Whether an SMBIOS table comes to its end. The kernel shows a table up to the first structure that cannot be one; a boot stub
-/// may read on, and find strings there.
+/// Whether an SMBIOS table comes to its end, for every reader at the same place. The kernel shows a table up to the first structure
+/// that cannot be one; a boot stub may read on, and find strings there.
 ///
 /// Source: DMTF DSP0134, "SMBIOS structure table".
 pub fn is_whole(mut table: &[u8]) -> bool {
@@ -116,8 +116,11 @@ pub fn is_whole(mut table: &[u8]) -> bool {
         if kind == END_OF_TABLE {
             return true;
         }
-        // Behind it are its strings, and two zero bytes.
+        // Behind it are its strings, and two zero bytes. If the first string is empty, readers differ about where the set ends.
         let Some(strings) = table.get(length..) else { return false };
+        if matches!(strings, [0, second, ..] if *second != 0) {
+            return false;
+        }
         let Some(end) = position(strings, &[0, 0]) else { return false };
         table = strings.get(end + 2..).unwrap_or_default();
     }
@@ -210,6 +213,8 @@ mod tests {
             // Shorter than its own header: the kernel stops there.
             [bios.clone(), vec![200, 2, 5, 0, 65, 0, 0], strings.clone(), end.clone()].concat(),
             [bios.clone(), vec![200, 0, 0, 0, 0, 0], end.clone()].concat(),
+            // A set of strings whose first one is empty: some take its zero byte for the end of the set.
+            [bios.clone(), vec![11, 4, 0, 0, 0, 65, 0, 0], strings.clone(), end.clone()].concat(),
             // Longer than the table, or without an end of its strings.
             [bios.clone(), vec![200, 255, 0, 0, 0, 0]].concat(),
             [bios, vec![200, 4, 0, 0, 65, 66]].concat(),
