@@ -5,6 +5,7 @@ pub mod erofs;
 pub mod forms;
 pub mod kmsg;
 pub mod lookup;
+pub mod mount;
 pub mod mountinfo;
 pub mod mounts;
 pub mod overlay;

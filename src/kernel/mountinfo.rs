@@ -9,29 +9,22 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 use std::str;
 
+use super::mount::Mount;
 use crate::refusal::Refusal;
 
 const MOUNTINFO: &str = "/proc/thread-self/mountinfo";
 /// A mount table that is longer is nobody's honest work, in bytes.
 const MAX_TABLE: u64 = 16 * 1024 * 1024;
 
-/// One line.
+/// One line: a mount, and its identifiers here, which may be used again after an unmount.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Line {
-    /// The mount's identifier, which may be used again after an unmount.
+    /// The mount's identifier.
     pub id: u64,
     /// The identifier of the mount that it is attached to.
     pub parent: u64,
-    /// Where.
-    pub point: PathBuf,
-    /// The flags of the mount.
-    pub flags: Vec<String>,
-    /// The filesystem's type.
-    pub filesystem: String,
-    /// The source, by the filesystem's word.
-    pub source: String,
-    /// The options of the filesystem.
-    pub options: Vec<String>,
+    /// All else, without identifiers that last.
+    pub mount: Mount,
 }
 
 /// Reads the mount table of this thread.
@@ -68,7 +61,7 @@ fn parse_line(line: &[u8]) -> Option<Line> {
     while next()? != b"-" {}
     let (filesystem, source) = (text(next()?), text(next()?));
     let options = tokens(next()?);
-    Some(Line { id, parent, point, flags, filesystem, source, options })
+    Some(Line { id, parent, mount: Mount { id: None, parent: 0, point, flags, filesystem, source, options } })
 }
 
 fn number(field: &[u8]) -> Option<u64> {
@@ -119,11 +112,15 @@ mod tests {
             Line {
                 id: 99,
                 parent: 28,
-                point: "/a b\\c".into(),
-                flags: vec!["ro".into(), "relatime".into()],
-                filesystem: "overlay".into(),
-                source: "composefs:00".into(),
-                options: vec!["ro".into(), "lowerdir+=/x,y".into(), "verity=require".into()],
+                mount: Mount {
+                    id: None,
+                    parent: 0,
+                    point: "/a b\\c".into(),
+                    flags: vec!["ro".into(), "relatime".into()],
+                    filesystem: "overlay".into(),
+                    source: "composefs:00".into(),
+                    options: vec!["ro".into(), "lowerdir+=/x,y".into(), "verity=require".into()],
+                },
             }
         );
     }

@@ -15,6 +15,7 @@ use rustix::io::Errno;
 use rustix::mount::MountAttrFlags;
 
 use super::forms::{Kernel, MountIdKind, MountTable};
+use super::mount::Mount;
 use super::mountinfo::{self, Line};
 use crate::refusal::Refusal;
 use crate::sys::statmount::{self, MountStatus, mask};
@@ -30,25 +31,6 @@ const ALWAYS: u64 = mask::SB_BASIC | mask::MNT_BASIC | mask::MNT_POINT | mask::F
 /// What the answer about a root has, of which nothing mounts one without a source; a kernel that tells the source tells
 /// options, too.
 const OF_A_ROOT: u64 = ALWAYS | mask::SB_SOURCE;
-
-/// One mount.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Mount {
-    /// Its identifier ([`MountIdKind`]); `None` where another mount hides it from view and from being told apart.
-    pub id: Option<u64>,
-    /// The identifier of the mount that it is attached to; 0 where that is none of the tree.
-    pub parent: u64,
-    /// Where.
-    pub point: PathBuf,
-    /// The flags of the mount.
-    pub flags: Vec<String>,
-    /// The filesystem's type.
-    pub filesystem: String,
-    /// The source, by the filesystem's word.
-    pub source: String,
-    /// The options of the filesystem.
-    pub options: Vec<String>,
-}
 
 /// The mounts at a path and below it.
 #[derive(Debug)]
@@ -266,7 +248,7 @@ fn tree_by_mountinfo(path: &Path, root: MountIds, above: MountIds, kernel: &Kern
     for line in table {
         if line.id == root.mountinfo {
             at_root = Some(line);
-        } else if line.point.starts_with(path) {
+        } else if line.mount.point.starts_with(path) {
             lines.push(line);
         }
     }
@@ -275,7 +257,7 @@ fn tree_by_mountinfo(path: &Path, root: MountIds, above: MountIds, kernel: &Kern
     // deeper is none of ours, and may be something that hangs.
     let mut known = BTreeMap::from([(above.mountinfo, above.id), (root.mountinfo, root.id)]);
     for line in lines.iter().filter(|line| line.parent == root.mountinfo) {
-        if let Ok(ids) = ids_at(&line.point, kernel)
+        if let Ok(ids) = ids_at(&line.mount.point, kernel)
             && ids.mountinfo == line.id
         {
             known.insert(line.id, ids.id);
@@ -290,8 +272,7 @@ fn tree_by_mountinfo(path: &Path, root: MountIds, above: MountIds, kernel: &Kern
 }
 
 fn from_line(line: Line, id: Option<u64>, parent: u64) -> Mount {
-    let Line { point, flags, filesystem, source, options, .. } = line;
-    Mount { id, parent, point, flags, filesystem, source, options }
+    Mount { id, parent, ..line.mount }
 }
 
 #[cfg(test)]

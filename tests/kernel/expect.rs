@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use sealroot::kernel::mount::Mount;
 use sealroot::kernel::mountinfo;
 use serde_json::Value;
 
@@ -118,7 +119,7 @@ impl Lab {
     }
 
     /// The topmost mount at a path.
-    pub fn mount_of(&self, path: &str) -> Option<mountinfo::Line> {
+    pub fn mount_of(&self, path: &str) -> Option<Mount> {
         mounts().into_iter().rfind(|mount| mount.point == Path::new(path))
     }
 
@@ -168,8 +169,8 @@ pub fn wait_until(what: &str, is_so: impl Fn() -> bool) {
 }
 
 /// Every mount that the test sees.
-pub fn mounts() -> Vec<mountinfo::Line> {
-    mountinfo::read().unwrap()
+pub fn mounts() -> Vec<Mount> {
+    mountinfo::read().unwrap().into_iter().map(|line| line.mount).collect()
 }
 
 /// What a path is and holds: type and mode, owner, size or target, a hash of the content; or the error.

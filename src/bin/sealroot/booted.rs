@@ -7,7 +7,8 @@ use miniserde::json::{self, Number, Value};
 use rustix::fs::{Mode, OFlags};
 use sealroot::boot::report;
 use sealroot::kernel::Kernel;
-use sealroot::kernel::mounts::{self, Mount};
+use sealroot::kernel::mount::Mount;
+use sealroot::kernel::mounts;
 use sealroot::verity::digest::ImageDigest;
 
 use crate::output::Failure;

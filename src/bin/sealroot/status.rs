@@ -8,7 +8,7 @@ use miniserde::Serialize;
 use sealroot::ask::cmdline::BootRequest;
 use sealroot::ask::read::{self, Firmware};
 use sealroot::boot::report::EarlierReport;
-use sealroot::kernel::mounts::Mount;
+use sealroot::kernel::mount::Mount;
 use sealroot::refusal::chain;
 use sealroot::steps::mount::{check_options, source};
 use sealroot::verity::Verification;

@@ -12,7 +12,8 @@ use rustix::mount::MountAttrFlags;
 
 use super::{MountRecord, about, covered, new_root_path, open};
 use crate::kernel::lookup::{self, Links, LookupError};
-use crate::kernel::mounts::{Mount, Tree};
+use crate::kernel::mount::Mount;
+use crate::kernel::mounts::Tree;
 use crate::kernel::{self, clone_tree};
 use crate::refusal::Refusal;
 

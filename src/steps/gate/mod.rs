@@ -10,7 +10,8 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
 use crate::kernel::Kernel;
-use crate::kernel::mounts::{self, Mount, Tree};
+use crate::kernel::mount::Mount;
+use crate::kernel::mounts::{self, Tree};
 use crate::refusal::Refusal;
 use crate::steps::mount::{self, RootOrigin};
 

@@ -188,7 +188,7 @@ impl Walk<'_> {
         rustix::fs::chmod(lookup::proc_path(open.as_fd()), Mode::RWXU)
             .map_err(|reason| self.failed(b"", reason.into()))?;
         if self.record.count == counted {
-            self.record.add(b"", Reason::Hidden);
+            self.record.add(b".", Reason::Hidden);
         }
         if self.record.folder.is_empty() {
             // The two names of the directory itself, and one more folder than there need be.

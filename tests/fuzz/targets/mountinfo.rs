@@ -25,12 +25,12 @@ fn written(line: &Line) -> Vec<u8> {
         line.id.to_string().into_bytes(),
         line.parent.to_string().into_bytes(),
         b"0:1 /".to_vec(),
-        escaped(line.point.as_os_str().as_bytes()),
-        tokens(&line.flags),
+        escaped(line.mount.point.as_os_str().as_bytes()),
+        tokens(&line.mount.flags),
         b"shared:1 -".to_vec(),
-        escaped(line.filesystem.as_bytes()),
-        escaped(line.source.as_bytes()),
-        [&tokens(&line.options)[..], b"\n"].concat(),
+        escaped(line.mount.filesystem.as_bytes()),
+        escaped(line.mount.source.as_bytes()),
+        [&tokens(&line.mount.options)[..], b"\n"].concat(),
     ]
     .join(&b" "[..])
 }
