@@ -15,7 +15,7 @@ const MAX_PATTERN: usize = 255;
 const EVERYTHING: &str = "**";
 
 /// What in /etc is neither run nor names what to run: no program takes a path, a command or a library from it.
-pub const DATA: [&str; 16] = [
+pub const DATA: [&str; 15] = [
     ".updated",
     "NetworkManager/system-connections/**",
     "adjtime",
@@ -26,7 +26,6 @@ pub const DATA: [&str; 16] = [
     "hosts",
     "localtime",
     "machine-id",
-    "machine-info",
     "resolv.conf",
     "ssh/ssh_host_*",
     "ssl/certs/**",

@@ -143,6 +143,25 @@ fn listed_files_stay_and_the_rest_goes() {
     });
 }
 
+/// A directory is made anew with the owner, mode and label that it had.
+#[test]
+fn directories_are_made_as_they_were() {
+    lab::with("sha512", |lab| {
+        plant(lab, "nm/a/b", "network");
+        let (folder, label) = (upper(lab, "nm/a"), b"system_u:object_r:etc_t:s0\0");
+        fs::set_permissions(&folder, fs::Permissions::from_mode(0o750)).unwrap();
+        rustix::fs::setxattr(&folder, "security.selinux", label, rustix::fs::XattrFlags::empty()).unwrap();
+        let inode = fs::metadata(&folder).unwrap().ino();
+        boot(lab, KEEP);
+        let found = fs::metadata(&folder).unwrap();
+        assert_eq!((found.mode() & 0o7777, found.uid(), found.gid()), (0o750, 0, 0));
+        assert_ne!(found.ino(), inode);
+        let mut buffer = [0; 64];
+        let length = rustix::fs::getxattr(&folder, "security.selinux", &mut buffer).unwrap();
+        assert_eq!(&buffer[..length], label);
+    });
+}
+
 /// A boot that was cut off while it moved what stays into a new upper layer: nothing is lost, wherever that was.
 #[test]
 fn after_a_boot_that_was_cut_off() {

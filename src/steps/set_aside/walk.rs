@@ -65,6 +65,7 @@ pub(crate) fn set_aside(keep: &KeepList, layers: &Layers<'_>, record: &mut SetAs
     let new = names.find(is_free).unwrap_or_default();
     layer::make(layers.directory, &new, layers.like).map_err(failed)?;
     let upper = open(new.as_bytes()).map_err(failed)?;
+    give_label(&upper, layers.sealed).map_err(kernel)?;
     let device = rustix::fs::fstat(&upper).map_err(kernel)?.st_dev;
     let mut walk = Walk { keep, layers, name: &name, boot: &boot, device, seen: 0, record };
     // What was moved already is newer than nothing: it comes first.
@@ -161,7 +162,7 @@ impl Walk<'_> {
                     }
                 }
                 Judgement::Entered(below) => {
-                    let new = make_like(target, &name, &below.upper).map_err(|reason| self.failed(&path, reason))?;
+                    let new = make_like(target, &name, &below).map_err(|reason| self.failed(&path, reason))?;
                     self.look_into(&below, &new)?;
                     match rustix::fs::unlinkat(&folder.upper, &name, AtFlags::REMOVEDIR) {
                         // What is left in there goes with the old upper layer.
@@ -270,25 +271,31 @@ fn stat_of(directory: &OwnedFd, name: &CStr) -> Result<rustix::fs::Stat, Errno> 
     rustix::fs::statat(directory, name, AtFlags::SYMLINK_NOFOLLOW)
 }
 
-/// Makes a directory in the place of an old one, with its owner, mode and label.
-fn make_like(parent: &OwnedFd, name: &CStr, old: &OwnedFd) -> Result<OwnedFd, LookupError> {
+/// Makes a directory in the place of an old one, with its owner and mode, and the sealed one's label, if there is one.
+fn make_like(parent: &OwnedFd, name: &CStr, old: &Folder) -> Result<OwnedFd, LookupError> {
     match rustix::fs::mkdirat(parent, name, Mode::RWXU) {
         // By an interrupted boot: another source has it, too.
         Ok(()) | Err(Errno::EXIST) => {}
         Err(reason) => return Err(reason.into()),
     }
     let new = lookup::directory(parent, name, Links::Refused)?;
-    let Ownership { user, group, mode } = Ownership::of(old)?;
+    let Ownership { user, group, mode } = Ownership::of(&old.upper)?;
     let by_path = lookup::proc_path(new.as_fd());
     rustix::fs::chown(&by_path, Some(Uid::from_raw(user)), Some(Gid::from_raw(group)))?;
     rustix::fs::chmod(&by_path, Mode::from_raw_mode(mode))?;
-    let mut label = [0; MAX_LABEL];
-    match rustix::fs::getxattr(lookup::proc_path(old.as_fd()), LABEL, &mut label) {
-        Ok(length) => {
-            rustix::fs::setxattr(&by_path, LABEL, label.get(..length).unwrap_or_default(), XattrFlags::empty())?;
-        }
-        Err(Errno::NODATA | Errno::OPNOTSUPP) => {}
-        Err(reason) => return Err(reason.into()),
-    }
+    give_label(&new, old.sealed.as_ref().unwrap_or(&old.upper))?;
     Ok(new)
+}
+
+/// Gives a directory the label that another has.
+fn give_label(directory: &OwnedFd, like: impl AsFd) -> Result<(), Errno> {
+    let mut label = [0; MAX_LABEL];
+    match rustix::fs::getxattr(lookup::proc_path(like.as_fd()), LABEL, &mut label) {
+        Ok(length) => {
+            let label = label.get(..length).unwrap_or_default();
+            rustix::fs::setxattr(lookup::proc_path(directory.as_fd()), LABEL, label, XattrFlags::empty())
+        }
+        Err(Errno::NODATA | Errno::OPNOTSUPP) => Ok(()),
+        Err(reason) => Err(reason),
+    }
 }
