@@ -79,6 +79,18 @@ _sealroot_enable() {
   [[ $directory/$1 -ef $initdir$systemdsystemunitdir/$1 ]] || _sealroot_fail "the link '$2/$1' cannot be made"
 }
 
+# What the boot program would refuse in the configuration of the initramfs, it refuses here.
+_sealroot_check_config() {
+  local said status=0
+  # Not the copy: the directory of the image may be on a filesystem from which nothing is executed.
+  said=$("${dracutsysrootdir-}/usr/lib/sealroot/sealroot-initrd" --check-config --root "$initdir" 2>&1) || status=$?
+  case $status in
+    0) [[ ! $said ]] || dwarn "sealroot: ${said#sealroot-initrd: }" ;;
+    126) dwarn "sealroot: the configuration is not checked: $said" ;; # a program for another machine
+    *) _sealroot_fail "${said#sealroot-initrd: }" ;;
+  esac
+}
+
 # called by dracut
 install() {
   local file
@@ -125,6 +137,7 @@ install() {
       _sealroot_file "$file"
     fi
   done
+  _sealroot_check_config
 
   [[ ${no_kernel-} != yes ]] ||
     dwarn "sealroot: no kernel modules in this initramfs; the kernel needs erofs and overlay built in"

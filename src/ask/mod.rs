@@ -11,6 +11,8 @@ pub mod policy;
 pub mod read;
 pub mod stub;
 
+use std::path::Path;
+
 use crate::refusal::{Refusal, chain};
 use added::AddedString;
 use bypasses::{Boot, Bypass, PhysicalFilesystem};
@@ -37,6 +39,9 @@ pub struct Asked {
 pub fn ask() -> Result<Asked, Refusal> {
     let command_line = read::command_line()?;
     let (ours, theirs) = read::configs()?;
+    if let Some(unknown) = theirs.describe_unknown() {
+        log::warn!("{unknown}, ignoring");
+    }
     let resolved = Resolved::new(command_line, ours, theirs);
     let firmware = or_warn(Firmware::open());
     // What cannot be read is no state, which is enough unless one is required.
@@ -57,6 +62,17 @@ pub fn look_for_additions() -> Result<(), Refusal> {
     let resolved = Resolved::new(command_line, ours, theirs);
     policy::judge_added(&resolved, &added(&resolved)?)?;
     judge_as_signed(resolved.command_line())
+}
+
+/// Looks only at the configuration, of the initramfs whose files are at `root`; for whoever builds one. Gives what is ignored.
+///
+/// # Errors
+/// A file cannot be read or is wrong, or settings contradict each other.
+pub fn check_config(root: &Path) -> Result<Option<String>, Refusal> {
+    let (ours, theirs) = read::configs_of(root)?;
+    let unknown = theirs.describe_unknown();
+    policy::judge_settings(Resolved::new(CommandLine::default(), ours, theirs).settings())?;
+    Ok(unknown)
 }
 
 /// The input, or `None` and a warning when it cannot be read.

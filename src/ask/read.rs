@@ -5,7 +5,7 @@ use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::{CWD, Mode, OFlags};
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 use rustix::mount::MountAttrFlags;
 
@@ -61,8 +61,32 @@ pub fn manifest() -> Result<Option<Manifest>, Refusal> {
 
 /// sealroot's configuration and the composefs tools'; an absent file is an empty one.
 pub fn configs() -> Result<(Config, Config), Refusal> {
-    let ours = config_text(SEALROOT_TOML)?;
-    let theirs = config_text(SETUP_ROOT_CONF_TOML)?;
+    parse_configs(read_file)
+}
+
+/// The same two files of the tree at `root`, whose links lead nowhere else.
+pub fn configs_of(root: &Path) -> Result<(Config, Config), Refusal> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let directory = rustix::fs::open(root, flags, Mode::empty()).map_err(|reason| {
+        Refusal::of(format!("'{}'", root.as_os_str().as_encoded_bytes().escape_ascii())).because(reason)
+    })?;
+    parse_configs(|path| {
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+        match rustix::fs::openat2(&directory, path, flags, Mode::empty(), resolve) {
+            Ok(file) => read_bounded(file.into(), path, MAX_INPUT).map(Some),
+            Err(Errno::NOENT) => Ok(None),
+            Err(reason) => Err(read_error(path, reason.into())),
+        }
+    })
+}
+
+fn parse_configs(read: impl Fn(&'static str) -> Result<Option<Vec<u8>>, Refusal>) -> Result<(Config, Config), Refusal> {
+    let text = |path| {
+        String::from_utf8(read(path)?.unwrap_or_default())
+            .map_err(|error| Refusal::of(format!("'{path}'")).expected("UTF-8").because(error.utf8_error()))
+    };
+    let (ours, theirs) = (text(SEALROOT_TOML)?, text(SETUP_ROOT_CONF_TOML)?);
     Ok((Config::from_sealroot_toml(&ours)?, Config::from_setup_root_conf(&theirs)?))
 }
 
@@ -184,12 +208,6 @@ pub fn lockdown() -> Lockdown {
         .ok()
         .flatten()
         .map_or(Lockdown::None, |content| Lockdown::parse(&content))
-}
-
-fn config_text(path: &'static str) -> Result<String, Refusal> {
-    let bytes = read_file(path)?.unwrap_or_default();
-    String::from_utf8(bytes)
-        .map_err(|error| Refusal::of(format!("'{path}'")).expected("UTF-8").because(error.utf8_error()))
 }
 
 /// The content of a file, `None` where there is no file.

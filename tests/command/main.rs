@@ -10,6 +10,7 @@
     reason = "a test stops at the first surprise"
 )]
 
+mod check_config;
 mod digests;
 mod direction;
 mod documented;

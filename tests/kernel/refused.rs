@@ -537,9 +537,19 @@ fn a_missing_capability_is_named() {
 #[test]
 fn used_wrongly() {
     lab::with("sha512", |lab| {
-        for arguments in
-            [&["mount", "gate"][..], &["--force"], &["--sysroot"], &["--sysroot", "relative"], &["unmount"]]
-        {
+        for arguments in [
+            &["mount", "gate"][..],
+            &["--force"],
+            &["--sysroot"],
+            &["--sysroot", "relative"],
+            &["unmount"],
+            &["--root", "/"],
+            &["--check-config", "gate"],
+            &["gate", "--check-config"],
+            &["--check-config", "--root"],
+            &["--check-config", "--version"],
+            &["--check-config", "--sysroot", "/"],
+        ] {
             let run = lab.run(arguments);
             assert_eq!(run.status, Some(2), "{arguments:?}");
             assert!(run.stderr.starts_with("usage: sealroot-initrd "), "{run:?}");

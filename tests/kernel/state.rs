@@ -99,6 +99,19 @@ fn etc_and_var_transient() {
     });
 }
 
+/// The composefs tools' file may have what only they know.
+#[test]
+fn keys_of_others() {
+    lab::with("sha512", |lab| {
+        lab.setup_root_conf("var = { mount = \"transient\", other = [[{}]] }\n[[tool]]\nname = 1\n");
+        let run = lab.boot();
+        lab.expect_sealed(&run, lab.digest());
+        let warning = "'/usr/lib/composefs/setup-root-conf.toml': not known to sealroot: 'tool', 'var.other', ignoring";
+        assert_eq!(run.log.iter().filter(|line| line.contains(warning)).count(), 1, "{run:?}");
+        assert_eq!(lab.mount_of("/sysroot/var").unwrap().filesystem, "overlay");
+    });
+}
+
 #[test]
 fn nothing_writable() {
     lab::with("sha512", |lab| {

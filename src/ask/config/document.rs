@@ -1,7 +1,7 @@
 //! A TOML document as a list of what it sets: which key of which table, where in the text, to which value.
 //!
-//! [`toml_parser`] knows the syntax. What a configuration of plain tables does not need is refused: arrays of tables,
-//! inline tables, and arrays within arrays, so that nothing nests.
+//! [`toml_parser`] knows the syntax. An inline table gives the same as a header. What no key takes (arrays of tables, whatever
+//! is within an array's arrays and tables) is there by its kind only.
 
 use std::fmt;
 
@@ -13,16 +13,20 @@ use toml_parser::{ErrorSink, Expected, ParseError, Raw, Source, Span};
 /// without a limit a short text could fill the memory.
 const MAX_PARTS: usize = 8;
 const MAX_PART: usize = 64;
+/// So many arrays and tables may lie in an array, one within another.
+const MAX_NESTED: usize = 64;
 
-/// A table header or a setting.
+/// A table or a setting.
 #[derive(Debug)]
 pub struct Item {
     /// Where it is, in bytes from the start of the text.
     pub offset: usize,
     /// The parts of its dotted name, from the root of the document.
     pub path: Vec<String>,
-    /// What is set; `None` for a table header.
+    /// What is set; `None` for a table.
     pub value: Option<Value>,
+    /// Whether an inline table has it, or it is one: no other line can add to that.
+    pub inline: bool,
 }
 
 /// What a key is set to.
@@ -38,6 +42,8 @@ pub enum Value {
     Array(Vec<Self>),
     /// A float, a date, or an integer beyond 64 bits, as it is written.
     Other(String),
+    /// An array of tables, or what an array has in it besides, by its kind.
+    Nested(&'static str),
 }
 
 impl fmt::Display for Value {
@@ -49,6 +55,7 @@ impl fmt::Display for Value {
             Self::Integer(value) => value.fmt(f),
             Self::Array(_) => f.write_str("an array"),
             Self::Other(text) => text.escape_default().fmt(f),
+            Self::Nested(kind) => f.write_str(kind),
         }
     }
 }
@@ -80,7 +87,15 @@ pub fn readable_items(text: &str) -> Vec<Item> {
 fn read(text: &str) -> (Vec<Item>, Option<ParseError>) {
     let source = Source::new(text);
     let tokens = source.lex().into_vec();
-    let mut reader = Reader { source, items: Vec::new(), table: Some(Vec::new()), path: Some(Vec::new()), array: None };
+    let mut reader = Reader {
+        source,
+        items: Vec::new(),
+        table: Some(Vec::new()),
+        outer: Vec::new(),
+        path: Some(Vec::new()),
+        array: None,
+        nested: 0,
+    };
     let mut first_error = None;
     parse_document(&tokens, &mut ValidateWhitespace::new(&mut reader, source), &mut first_error);
     (reader.items, first_error)
@@ -92,10 +107,14 @@ struct Reader<'t> {
     items: Vec<Item>,
     /// The name of the table that keys belong to; `None` behind a header that cannot be read.
     table: Option<Vec<String>>,
+    /// The tables around the inline table that is being read, each in the one before.
+    outer: Vec<Option<Vec<String>>>,
     /// The name that is being read: of a table, or of a key in `table`; `None` for one that cannot be read.
     path: Option<Vec<String>>,
     /// The array that is being read.
     array: Option<(Span, Vec<Value>)>,
+    /// How many arrays and tables in that array are being read, one within another.
+    nested: usize,
 }
 
 impl<'t> Reader<'t> {
@@ -104,11 +123,15 @@ impl<'t> Reader<'t> {
         Raw::new_unchecked(text, encoding, span)
     }
 
+    /// The name that was read, from the root of the document.
+    fn take_path(&mut self) -> Option<Vec<String>> {
+        let name = self.path.replace(Vec::new()).filter(|name| !name.is_empty())?;
+        Some(self.table.as_ref()?.iter().cloned().chain(name).collect())
+    }
+
     fn set(&mut self, span: Span, value: Value) {
-        let name = self.path.replace(Vec::new()).filter(|name| !name.is_empty());
-        if let (Some(table), Some(name)) = (&self.table, name) {
-            let path = table.iter().cloned().chain(name).collect();
-            self.items.push(Item { offset: span.start(), path, value: Some(value) });
+        if let Some(path) = self.take_path() {
+            self.items.push(Item { offset: span.start(), path, value: Some(value), inline: !self.outer.is_empty() });
         }
     }
 
@@ -117,42 +140,88 @@ impl<'t> Reader<'t> {
         self.path = None;
         error.report_error(ParseError::new(reason).with_unexpected(span));
     }
+
+    /// Begins an array or a table that an array has in it, which is not looked into.
+    fn nest(&mut self, kind: &'static str, span: Span, error: &mut dyn ErrorSink) -> bool {
+        if let (0, Some((_, elements))) = (self.nested, &mut self.array) {
+            elements.push(Value::Nested(kind));
+        }
+        // Its end comes even if it is not entered.
+        self.nested += 1;
+        if self.nested > MAX_NESTED {
+            self.refuse("values nested as deep as this are not supported", span, error);
+            return false;
+        }
+        true
+    }
+
+    fn header(&mut self) {
+        self.table = None;
+        self.path = Some(Vec::new());
+    }
 }
 
 impl EventReceiver for Reader<'_> {
     fn std_table_open(&mut self, _: Span, _: &mut dyn ErrorSink) {
-        self.table = None;
-        self.path = Some(Vec::new());
+        self.header();
     }
 
     fn std_table_close(&mut self, span: Span, _: &mut dyn ErrorSink) {
         self.table = self.path.replace(Vec::new());
         if let Some(path) = self.table.clone() {
-            self.items.push(Item { offset: span.start(), path, value: None });
+            self.items.push(Item { offset: span.start(), path, value: None, inline: false });
         }
     }
 
-    fn array_table_open(&mut self, span: Span, error: &mut dyn ErrorSink) {
-        self.table = None;
-        self.refuse("arrays of tables are not supported", span, error);
+    fn array_table_open(&mut self, _: Span, _: &mut dyn ErrorSink) {
+        self.header();
+    }
+
+    /// The keys behind it belong to no table that has a name.
+    fn array_table_close(&mut self, span: Span, _: &mut dyn ErrorSink) {
+        if let Some(path) = self.path.replace(Vec::new()) {
+            let value = Some(Value::Nested("an array of tables"));
+            self.items.push(Item { offset: span.start(), path, value, inline: false });
+        }
     }
 
     fn inline_table_open(&mut self, span: Span, error: &mut dyn ErrorSink) -> bool {
-        self.refuse("inline tables are not supported", span, error);
-        false
+        if self.array.is_some() {
+            return self.nest("a table", span, error);
+        }
+        let path = self.take_path();
+        if let Some(path) = path.clone() {
+            self.items.push(Item { offset: span.start(), path, value: None, inline: true });
+        }
+        let is_deep = path.as_ref().is_some_and(|path| path.len() > MAX_PARTS) || self.outer.len() == MAX_NESTED;
+        self.outer.push(std::mem::replace(&mut self.table, path));
+        if is_deep {
+            self.refuse("values nested as deep as this are not supported", span, error);
+        }
+        !is_deep
+    }
+
+    fn inline_table_close(&mut self, _: Span, _: &mut dyn ErrorSink) {
+        if self.array.is_some() {
+            self.nested = self.nested.saturating_sub(1);
+        } else if let Some(table) = self.outer.pop() {
+            self.table = table;
+            self.path = Some(Vec::new());
+        }
     }
 
     fn array_open(&mut self, span: Span, error: &mut dyn ErrorSink) -> bool {
         if self.array.is_some() {
-            self.refuse("arrays in arrays are not supported", span, error);
-            return false;
+            return self.nest("an array", span, error);
         }
         self.array = Some((span, Vec::new()));
         true
     }
 
     fn array_close(&mut self, _: Span, _: &mut dyn ErrorSink) {
-        if let Some((open, elements)) = self.array.take() {
+        if self.nested > 0 {
+            self.nested -= 1;
+        } else if let Some((open, elements)) = self.array.take() {
             self.set(open, Value::Array(elements));
         }
     }
@@ -160,6 +229,9 @@ impl EventReceiver for Reader<'_> {
     fn simple_key(&mut self, span: Span, encoding: Option<Encoding>, error: &mut dyn ErrorSink) {
         let mut key = String::new();
         self.raw(span, encoding).decode_key(&mut key, error);
+        if self.nested > 0 {
+            return;
+        }
         let Some(path) = &mut self.path else { return };
         if path.len() == MAX_PARTS || key.len() > MAX_PART {
             return self.refuse("names as long as this are not supported", span, error);
@@ -180,7 +252,8 @@ impl EventReceiver for Reader<'_> {
             ScalarKind::Float | ScalarKind::DateTime => Value::Other(raw.as_str().into()),
         };
         match &mut self.array {
-            Some((_, elements)) => elements.push(value),
+            Some((_, elements)) if self.nested == 0 => elements.push(value),
+            Some(_) => {}
             None => self.set(span, value),
         }
     }

@@ -1,17 +1,20 @@
 //! The configuration inside the initramfs: TOML in, typed settings out.
 //!
-//! Every setting is optional here; defaults and contradictions are [`crate::ask::policy`]'s matter. An unknown key is an
-//! error in either file: a misspelt key must not weaken a machine in silence.
+//! Every setting is optional here; defaults and contradictions are [`crate::ask::policy`]'s matter. An unknown key in our file is
+//! an error: a misspelt key must not weaken a machine in silence. In the composefs tools' file it may be one that only they know.
 
 mod document;
+mod keys;
+mod reader;
 mod settings;
+mod values;
 
 pub use settings::*;
 
-use crate::ask::keep::KeepList;
-use crate::formats::names::names;
 use crate::refusal::Refusal;
-use document::{Item, Value};
+use document::Item;
+use keys::{OUR_KEYS, REFUSAL_KEYS};
+use reader::{OUR_FILE, THEIR_FILE, is_key, parse};
 
 /// sealroot's own file.
 pub const SEALROOT_TOML: &str = "/usr/lib/sealroot/sealroot.toml";
@@ -33,17 +36,31 @@ pub struct Config {
     pub var: VarSection,
     /// `[sysroot]`
     pub sysroot: SysrootSection,
+    /// The keys and tables of [`SETUP_ROOT_CONF_TOML`] that only its owners may know, escaped; not what is below them.
+    pub unknown: Vec<String>,
 }
 
 impl Config {
     /// Parses [`SEALROOT_TOML`].
     pub fn from_sealroot_toml(text: &str) -> Result<Self, Refusal> {
-        parse(SEALROOT_TOML, text, &[OUR_KEYS, STATE_KEYS].concat())
+        parse(&OUR_FILE, text)
     }
 
     /// Parses [`SETUP_ROOT_CONF_TOML`].
     pub fn from_setup_root_conf(text: &str) -> Result<Self, Refusal> {
-        parse(SETUP_ROOT_CONF_TOML, text, STATE_KEYS)
+        parse(&THEIR_FILE, text)
+    }
+
+    /// The start of [`Self::unknown`] in a line for people; `None` where all is known.
+    pub fn describe_unknown(&self) -> Option<String> {
+        const SHOWN: usize = 4;
+        let shown: Vec<_> = self.unknown.iter().take(SHOWN).map(|name| format!("'{name}'")).collect();
+        let more = match self.unknown.len().saturating_sub(SHOWN) {
+            0 => String::new(),
+            more => format!(" and {more} more"),
+        };
+        (!shown.is_empty())
+            .then(|| format!("'{SETUP_ROOT_CONF_TOML}': not known to sealroot: {}{more}", shown.join(", ")))
     }
 
     /// What [`SEALROOT_TOML`] says about refusals, `policy.on-failure` and `policy.failure-delay`, whatever is wrong with the
@@ -61,193 +78,6 @@ impl Config {
         config
     }
 }
-
-/// A key: its table, its name, and how its value gets into a [`Config`].
-type Key = (&'static [&'static str], &'static str, fn(&mut Config, Value) -> Result<(), String>);
-
-/// The keys that only [`SEALROOT_TOML`] has.
-const OUR_KEYS: &[Key] = &[
-    (&[], "layout", |config, value| set(&mut config.layout, value)),
-    (&["policy"], "karg", |config, value| set(&mut config.policy.karg, value)),
-    (&["policy"], "unverified", |config, value| set(&mut config.policy.unverified, value)),
-    (&["policy"], "secure-boot", |config, value| set(&mut config.policy.secure_boot, value)),
-    (&["policy"], "alternatives", |config, value| set(&mut config.policy.alternatives, value)),
-    (&["policy"], "firmware-strings", |config, value| set(&mut config.policy.firmware_strings, value)),
-    (&["policy"], "missing-verity", |config, value| set(&mut config.policy.missing_verity, value)),
-    (&["policy"], "check", |config, value| set(&mut config.policy.check, value)),
-    (&["policy"], "on-failure", |config, value| set(&mut config.policy.on_failure, value)),
-    (&["policy"], "failure-delay", |config, value| set(&mut config.policy.failure_delay, value)),
-    (&["sysroot"], "mount", |config, value| set(&mut config.sysroot.mount, value)),
-    (&["etc"], "keep", |config, value| set(&mut config.etc.keep, value)),
-];
-
-/// Those of them that say what follows a refusal.
-const REFUSAL_KEYS: [&str; 2] = ["on-failure", "failure-delay"];
-
-/// The keys of both files.
-const STATE_KEYS: &[Key] = &[
-    (&["root"], "transient", |config, value| set(&mut config.root.transient, value)),
-    (&["etc"], "mount", |config, value| set(&mut config.etc.mount, value)),
-    (&["etc"], "transient", |config, value| set(&mut config.etc.transient, value)),
-    (&["etc"], "flags", |config, value| set(&mut config.etc.flags, value)),
-    (&["var"], "mount", |config, value| set(&mut config.var.mount, value)),
-    (&["var"], "transient", |config, value| set(&mut config.var.transient, value)),
-    (&["var"], "flags", |config, value| set(&mut config.var.flags, value)),
-];
-
-fn parse(file: &'static str, text: &str, keys: &[Key]) -> Result<Config, Refusal> {
-    let failed = |offset, reason: String| {
-        let line = 1 + text.bytes().take(offset).filter(|byte| *byte == b'\n').count();
-        Refusal::of(format!("{file}:{line}: {reason}"))
-    };
-    let items = document::items(text).map_err(|error| failed(error.offset, error.reason))?;
-    let mut config = Config::default();
-    let mut tables: Vec<Vec<String>> = Vec::new();
-    for Item { offset, path, value } in items {
-        let result = match value {
-            Some(value) => set_key(&mut config, keys, &mut tables, &path, value),
-            None => open_table(keys, &mut tables, &path),
-        };
-        result.map_err(|reason| failed(offset, reason))?;
-    }
-    Ok(config)
-}
-
-fn open_table(keys: &[Key], tables: &mut Vec<Vec<String>>, path: &[String]) -> Result<(), String> {
-    if !keys.iter().any(|(table, ..)| path == *table) {
-        let mut known = Vec::new();
-        for table in keys.iter().filter_map(|(table, ..)| table.first().copied()) {
-            if !known.contains(&table) {
-                known.push(table);
-            }
-        }
-        return Err(format!("unknown table '{}', expected {}", dotted(path), one_of(&known)));
-    }
-    if tables.iter().any(|table| table == path) {
-        return Err(format!("table '{}' is defined twice", dotted(path)));
-    }
-    tables.push(path.to_vec());
-    Ok(())
-}
-
-fn set_key(
-    config: &mut Config,
-    keys: &[Key],
-    tables: &mut Vec<Vec<String>>,
-    path: &[String],
-    value: Value,
-) -> Result<(), String> {
-    let Some((name, table)) = path.split_last() else { return Ok(()) };
-    let Some((.., set)) = keys.iter().find(|(known, key, _)| table == *known && name == key) else {
-        let known: Vec<_> = keys.iter().filter_map(|(known, key, _)| (table == *known).then_some(*key)).collect();
-        let known = if known.is_empty() { "a known table".into() } else { one_of(&known) };
-        return Err(format!("unknown key '{}', expected {known}", dotted(path)));
-    };
-    // A dotted key defines its table as a header does.
-    if !tables.iter().any(|known| known == table) {
-        tables.push(table.to_vec());
-    }
-    set(config, value).map_err(|reason| format!("{}: {reason}", dotted(path)))
-}
-
-fn is_key(path: &[String], table: &[&str], name: &str) -> bool {
-    path.split_last().is_some_and(|(last, parents)| last == name && parents == table)
-}
-
-/// A name for messages, whatever it consists of.
-fn dotted(path: &[String]) -> String {
-    path.join(".").escape_default().to_string()
-}
-
-/// `one of 'a', 'b'`
-fn one_of(names: &[&str]) -> String {
-    format!("one of '{}'", names.join("', '"))
-}
-
-fn set<T: FromValue>(slot: &mut Option<T>, value: Value) -> Result<(), String> {
-    if slot.is_some() {
-        return Err("set twice".into());
-    }
-    *slot = Some(T::from_value(value)?);
-    Ok(())
-}
-
-/// A type that a key can have. The error is what was expected and what was found.
-trait FromValue: Sized {
-    fn from_value(value: Value) -> Result<Self, String>;
-}
-
-impl FromValue for bool {
-    fn from_value(value: Value) -> Result<Self, String> {
-        match value {
-            Value::Boolean(value) => Ok(value),
-            other => Err(format!("expected true or false, found {other}")),
-        }
-    }
-}
-
-impl FromValue for u8 {
-    fn from_value(value: Value) -> Result<Self, String> {
-        match value {
-            Value::Integer(number) => Self::try_from(number).map_err(|_| value),
-            other => Err(other),
-        }
-        .map_err(|found| format!("expected an integer from 0 to {}, found {found}", Self::MAX))
-    }
-}
-
-impl FromValue for String {
-    fn from_value(value: Value) -> Result<Self, String> {
-        match value {
-            Value::String(text) => Ok(text),
-            other => Err(format!("expected a string, found {other}")),
-        }
-    }
-}
-
-impl FromValue for KeepList {
-    fn from_value(value: Value) -> Result<Self, String> {
-        Self::try_from(Vec::<String>::from_value(value)?).map_err(|error| error.to_string())
-    }
-}
-
-impl<T: FromValue> FromValue for Vec<T> {
-    fn from_value(value: Value) -> Result<Self, String> {
-        match value {
-            Value::Array(elements) => elements.into_iter().map(T::from_value).collect(),
-            other => Err(format!("expected an array, found {other}")),
-        }
-    }
-}
-
-/// Gives an enum the names of its values, for the report and for files; `or` another that files may say.
-macro_rules! named {
-    ($type:ident: $($value:ident = $name:literal $(or $other:literal)?),+) => {
-        names!($type: $($value = $name),+);
-
-        impl FromValue for $type {
-            fn from_value(value: Value) -> Result<Self, String> {
-                match value {
-                    $(Value::String(name) if name == $name $(|| name == $other)? => Ok(Self::$value),)+
-                    other => Err(format!("expected {}, found {other}", one_of(&[$($name),+]))),
-                }
-            }
-        }
-    };
-}
-
-named!(Layout: Composefs = "composefs", Bootc = "bootc");
-named!(KargPolicy: Require = "require", Optional = "optional");
-named!(UnverifiedPolicy: Refuse = "refuse", AllowWithoutSecureBoot = "allow-without-secure-boot");
-named!(SecureBootPolicy: Report = "report", Require = "require");
-named!(Alternatives: Refuse = "refuse", FirstExisting = "first-existing");
-named!(FirmwareStrings: Refuse = "refuse", Report = "report");
-named!(MissingVerity: Refuse = "refuse", Enable = "enable");
-named!(Check: Digest = "digest", Image = "image", Objects = "objects", Data = "data");
-named!(OnFailure: Auto = "auto", Emergency = "emergency", Reboot = "reboot", Poweroff = "poweroff", Halt = "halt");
-named!(StateMount: Overlay = "overlay", Bind = "bind", Transient = "transient" or "volatile", None = "none" or "root");
-named!(SysrootMount: ReadOnly = "readonly", Writable = "writable", None = "none");
-named!(MountFlag: Nosuid = "nosuid", Nodev = "nodev", Noexec = "noexec");
 
 #[cfg(test)]
 mod tests {
@@ -306,11 +136,42 @@ mod tests {
     fn the_composefs_tools_file() {
         let config = Config::from_setup_root_conf("[etc]\ntransient = true\n[root]\ntransient = true\n").unwrap();
         assert_eq!((config.etc.transient, config.root.transient), (Some(true), Some(true)));
-        assert!(Config::from_setup_root_conf("[policy]\n").is_err());
-        // Only the file that a builder of sealroot writes says what is kept.
-        let message = "2: unknown key 'etc.keep', expected one of 'mount', 'transient', 'flags'";
-        let found = Config::from_setup_root_conf("[etc]\nkeep = []\n").unwrap_err().to_string();
-        assert_eq!(found, format!("{SETUP_ROOT_CONF_TOML}:{message}"));
+        // What only they know is no error, whatever of TOML they need for it.
+        for (text, unknown) in [
+            ("", &[][..]),
+            ("[policy]\nkarg = \"optional\"\n[root]\nnew.x = 1\nnew.y = 2\n", &["policy", "root.new"]),
+            // Only the file that a builder of sealroot writes says what is kept.
+            ("[etc]\nkeep = []\n", &["etc.keep"]),
+            ("[[disk]]\nname = 1\n[[disk]]\n[disk.part]\n[a.b]\n", &["a", "disk"]),
+            ("a = { b = [{ c = 1.5 }, [1979-05-27, [{}]]] }\n\"x\\n\".y.z = {}\n", &["a", "x\\n"]),
+            ("var = { other = 1 }\netc = { other.than = 2 }\n", &["etc.other", "var.other"]),
+        ] {
+            let config = Config::from_setup_root_conf(text).unwrap();
+            assert_eq!(config.unknown, unknown, "{text:?}");
+            assert!(config.policy.karg.is_none() && config.etc.keep.is_none());
+        }
+        let config = Config::from_setup_root_conf("d=1\nb=1\nc=1\na=1\n").unwrap();
+        let shown = format!("'{SETUP_ROOT_CONF_TOML}': not known to sealroot: 'a', 'b', 'c', 'd'");
+        assert_eq!(config.describe_unknown().unwrap(), shown);
+        let config = Config::from_setup_root_conf("d=1\nb=1\nc=1\na=1\n\"\\u001b\"=1\nf.g=1\n").unwrap();
+        let shown = format!("'{SETUP_ROOT_CONF_TOML}': not known to sealroot: '\\u{{1b}}', 'a', 'b', 'c' and 2 more");
+        assert_eq!(config.describe_unknown().unwrap(), shown);
+        let inline = "etc = { transient = true }\nroot = { transient = false, x = 1 }\nvar.mount = \"bind\"\n";
+        let config = Config::from_setup_root_conf(inline).unwrap();
+        assert_eq!((config.etc.transient, config.root.transient), (Some(true), Some(false)));
+        assert_eq!(config.var.mount, Some(StateMount::Bind));
+        // What they know as well is read as strictly as ours.
+        for (text, message) in [
+            ("[etc]\ntransient = 1\n", "2: etc.transient: expected true or false, found 1"),
+            ("[etc]\nx = 1\n[etc.mount]\nx = 1\n", "3: etc.mount: expected one of 'overlay', "),
+            ("etc = \"bind\"\n", "1: etc: expected a table, found 'bind'"),
+            ("[[etc]]\nmount = \"bind\"\n", "1: etc: expected a table, found an array of tables"),
+            ("[etc]\n[var]\n[etc]\n", "3: table 'etc' is defined twice"),
+            ("x = \n", "1: "),
+        ] {
+            let found = Config::from_setup_root_conf(text).unwrap_err().to_string();
+            assert!(found.starts_with(&format!("{SETUP_ROOT_CONF_TOML}:{message}")), "{text:?}: {found}");
+        }
     }
 
     #[test]
@@ -330,10 +191,11 @@ mod tests {
                 "[policy]\nkarg = \"Require\"\n",
                 "2: policy.karg: expected one of 'require', 'optional', found 'Require'",
             ),
-            ("[extra]\n", "1: unknown table 'extra', expected one of 'policy', 'sysroot', 'etc', 'root', 'var'"),
-            ("[policy.extra]\n", "1: unknown table 'policy.extra', expected one of 'policy', "),
-            ("[policy.karg]\n", "1: unknown table 'policy.karg', expected one of 'policy', "),
-            ("policy = \"require\"\n", "1: unknown key 'policy', expected one of 'layout'"),
+            ("[extra]\n", "1: unknown table 'extra', expected one of 'etc', 'policy', 'root', 'sysroot', 'var'"),
+            ("[policy.extra]\n", "1: unknown table 'policy.extra', expected one of 'etc', "),
+            ("[policy.karg]\n", "1: policy.karg: expected one of 'require', 'optional', found a table"),
+            ("policy.karg.x = 1\n", "1: policy.karg: expected one of 'require', 'optional', found a table"),
+            ("policy = \"require\"\n", "1: policy: expected a table, found 'require'"),
             ("extra.karg = 1\n", "1: unknown key 'extra.karg', expected a known table"),
             ("\"policy.karg\" = \"optional\"\n", "1: unknown key 'policy.karg', expected one of 'layout'"),
             ("\"\".layout = \"bootc\"\n", "1: unknown key '.layout', expected a known table"),
@@ -369,10 +231,19 @@ mod tests {
             ("[var]\nkeep = []\n", "2: unknown key 'var.keep', expected one of 'mount', 'transient', 'flags'"),
             ("[etc]\n[var]\n[etc]\n", "3: table 'etc' is defined twice"),
             ("etc.mount = \"bind\"\n[etc]\n", "2: table 'etc' is defined twice"),
-            ("etc = { mount = \"bind\" }\n", "1: inline tables are not supported"),
-            ("[[etc]]\nmount = \"bind\"\n", "1: arrays of tables are not supported"),
-            ("[var]\nflags = [[\"nosuid\"]]\n", "2: arrays in arrays are not supported"),
-            ("[var]\nflags = [{}]\n", "2: inline tables are not supported"),
+            ("etc = { mount = \"bind\" }\n[etc]\n", "2: table 'etc' is defined twice"),
+            ("etc = { mount = \"bind\" }\netc.flags = []\n", "2: table 'etc' is defined twice"),
+            ("etc = { mount = \"bind\", mount = \"bind\" }\n", "1: etc.mount: set twice"),
+            ("etc = { extra = 1 }\n", "1: unknown key 'etc.extra', expected one of 'keep', 'mount', "),
+            ("policy = { check = { x = 1 } }\n", "1: policy.check: expected one of 'digest', "),
+            ("extra = { karg = 1 }\n", "1: unknown table 'extra', expected one of "),
+            ("[[etc]]\nmount = \"bind\"\n", "1: etc: expected a table, found an array of tables"),
+            ("[[extra]]\n", "1: unknown key 'extra', expected one of 'layout'"),
+            (
+                "[var]\nflags = [[\"nosuid\"]]\n",
+                "2: var.flags: expected one of 'nosuid', 'nodev', 'noexec', found an array",
+            ),
+            ("[var]\nflags = [{}]\n", "2: var.flags: expected one of 'nosuid', 'nodev', 'noexec', found a table"),
         ] {
             let found = Config::from_sealroot_toml(text).unwrap_err().to_string();
             assert!(found.starts_with(&format!("{SEALROOT_TOML}:{message}")), "{text:?}: {found}");
@@ -399,6 +270,7 @@ mod tests {
             ("", "x on-failure = \"halt\"\n"),
             ("", "[policy.]\non-failure = \"halt\"\n"),
             ("", "[[policy]]\non-failure = \"halt\"\n"),
+            ("", "x = [{ policy.on-failure = \"halt\" }]\nx = { policy = { on-failure = \"halt\" } }\n"),
             ("", &format!("[policy.{}]\non-failure = \"halt\"\n", "a".repeat(65))),
             ("", &format!("{}.on-failure = \"halt\"\n", "a".repeat(65))),
             ("layout = \"bootc\nlayout = \n]\n= 1\nlayout\n", "layout = \"\\x\""),
@@ -416,6 +288,8 @@ mod tests {
             ("[policy]\non-failure = \"reboot\"\n[policy]\non-failure = \"reboot\"\nfailure-delay = 3\n", delay),
             ("[policy]\non-failure = \"reboot\"\n\"on-failure\" = 7\n", none),
             ("policy.on-failure = [\"reboot\"]\n", none),
+            ("policy = { on-failure = \"reboot\", failure-delay = 7.5 }\n", action),
+            ("policy = { on-failure = \"reboot\", failure-delay = [] ,\n", action),
             ("on-failure = \"reboot\"\n[etc]\nfailure-delay = 3\n", none),
             ("x = \"\"\"\n[policy]\non-failure = \"reboot\"\n", none),
             ("", none),

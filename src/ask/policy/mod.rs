@@ -117,6 +117,15 @@ fn judge_volatile(command_line: &CommandLine) -> Result<(), Refusal> {
     }
 }
 
+/// Decides whether settings go together, whatever the machine is.
+pub fn judge_settings(settings: &Settings) -> Result<(), Refusal> {
+    if settings.etc_keep.value.is_some() && settings.etc.value != StateMount::Overlay {
+        let found = format!("\"{}\"", settings.etc.value.name());
+        return Err(Refusal::of("configuration").expected("etc.mount = \"overlay\" (etc.keep is set)").found(found));
+    }
+    Ok(())
+}
+
 /// Decides, from everything that was asked.
 pub fn decide(resolved: &Resolved, secure_boot: SecureBoot, added: &[AddedString]) -> Result<Decision, Refusal> {
     judge_hiding(resolved)?;
@@ -126,10 +135,7 @@ pub fn decide(resolved: &Resolved, secure_boot: SecureBoot, added: &[AddedString
         let expected = "'enforced' (policy.secure-boot = \"require\")";
         return Err(Refusal::of("Secure Boot").expected(expected).found(format_args!("'{}'", secure_boot.name())));
     }
-    if settings.etc_keep.value.is_some() && settings.etc.value != StateMount::Overlay {
-        let found = format!("\"{}\"", settings.etc.value.name());
-        return Err(Refusal::of("configuration").expected("etc.mount = \"overlay\" (etc.keep is set)").found(found));
-    }
+    judge_settings(settings)?;
     let request = BootRequest::try_from(command_line).map_err(|reason| Refusal::of(COMMAND_LINE).because(reason))?;
     let Some(first) = request.images().first() else {
         return match settings.karg.value {

@@ -85,7 +85,7 @@ fn every_command_and_option() {
 #[test]
 fn the_boot_program() {
     let program = include_str!("../sealroot-initrd.rs");
-    let usage = program.lines().find(|line| line.starts_with("const USAGE")).unwrap();
+    let (_, usage) = program.split_once("const USAGE").unwrap();
     let usage = usage.split('"').nth(1).unwrap();
     let page = plain(BOOT_PROGRAM);
     let words = usage.split(|c: char| !(c.is_alphanumeric() || c == '-')).filter(|word| !word.is_empty());

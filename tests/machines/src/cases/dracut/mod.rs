@@ -81,6 +81,7 @@ fn try_case(root: &Root, case: Case) -> Result<String> {
     })?;
     Ok(match case.expect {
         Expect::Refused(words) => words,
+        Expect::Warned(words) => words.to_owned(),
         Expect::Absent | Expect::Complete { .. } => String::new(),
     })
 }
@@ -95,6 +96,10 @@ fn judge(root: &Root, expect: &Expect, run: &Run, image: Option<&Image>) -> Resu
         }
         (_, None) => bail!("dracut: expected an initramfs, found none"),
         (_, Some(_)) if !run.succeeded => bail!("dracut: expected success, found a failure"),
+        (Expect::Warned(words), Some(image)) => {
+            ensure!(run.said.contains(words), "dracut: expected the words \"{words}\", found others");
+            expect_parts(root, image, &[])
+        }
         (Expect::Absent, Some(image)) => expect_no_part(image),
         (Expect::Complete { files, modules }, Some(image)) => {
             expect_parts(root, image, files)?;

@@ -72,11 +72,12 @@ impl Root {
 
     fn install(&self) -> Result<()> {
         fs::create_dir_all(self.path("/usr/lib/composefs"))?;
-        // What is in a program does not matter to dracut, that it is one does.
-        let program = self.path("/usr/bin/true").display().to_string();
+        let program = built("program", &["sealroot-initrd"])?;
+        // What is in the command does not matter to dracut, which leaves it alone.
+        let command = self.path("/usr/bin/true");
         let mut make = Command::new("make");
         make.args(["-s", "install"]).arg(format!("DESTDIR={}", self.path("/").display())).current_dir(project());
-        make.args(["BOOT_PROGRAM", "COMMAND"].map(|name| format!("{name}={program}")));
+        make.arg(format!("BOOT_PROGRAM={}", program.display())).arg(format!("COMMAND={}", command.display()));
         let made = make.output().context("make")?;
         ensure!(made.status.success(), "make install: {}", String::from_utf8_lossy(&made.stderr));
         Ok(())

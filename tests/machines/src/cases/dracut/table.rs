@@ -30,11 +30,13 @@ pub enum Expect {
     /// One with each part, and these files, with the content that they have outside; and these kernel modules, there or
     /// in the kernel.
     Complete { files: &'static [&'static str], modules: &'static [&'static str] },
+    /// A complete one, and these words of warning.
+    Warned(&'static str),
     /// No initramfs, and these words.
     Refused(String),
 }
 
-use Expect::{Absent, Complete};
+use Expect::{Absent, Complete, Warned};
 
 fn refused(words: impl Into<String>) -> Expect {
     Expect::Refused(words.into())
@@ -71,7 +73,9 @@ impl Case {
 
 /// All cases, in the order of what they are about.
 pub fn cases() -> impl Iterator<Item = Case> {
-    [inclusion(), missing_files(), unusable_files(), other_modules(), kernel_modules()].into_iter().flatten()
+    [inclusion(), missing_files(), unusable_files(), configuration(), other_modules(), kernel_modules()]
+        .into_iter()
+        .flatten()
 }
 
 /// When sealroot comes into an initramfs, and with what.
@@ -159,6 +163,49 @@ fn unusable_files() -> Vec<Case> {
         }
     }
     cases
+}
+
+/// What the boot program says to the configuration.
+fn configuration() -> Vec<Case> {
+    let fails = |name: &str, config: &'static str, words: &str| {
+        case(format!("fails_when_{name}"), vec![Write(CONFIG, config)], with(&[]), refused(words))
+    };
+    let theirs = |content| vec![Empty(CONFIG), Write(COMPOSEFS_CONFIG, content)];
+    vec![
+        fails(
+            "a_key_is_misspelt",
+            "[policy]\nkrag = \"require\"\n",
+            "sealroot: /usr/lib/sealroot/sealroot.toml:2: unknown key 'policy.krag'",
+        )
+        .on_each_release(),
+        fails("it_is_no_toml", "[policy\n", "sealroot: /usr/lib/sealroot/sealroot.toml:1: "),
+        fails(
+            "two_keys_contradict_each_other",
+            "[etc]\nmount = \"transient\"\nkeep = []\n",
+            "sealroot: configuration: expected etc.mount = \"overlay\" (etc.keep is set), found \"transient\"",
+        ),
+        case(
+            "fails_when_the_composefs_tools_file_is_wrong",
+            theirs("[etc]\ntransient = 1\n"),
+            with(&[]),
+            refused(
+                "sealroot: /usr/lib/composefs/setup-root-conf.toml:2: etc.transient: expected true or false, found 1",
+            ),
+        ),
+        case(
+            "names_what_only_the_composefs_tools_know",
+            theirs("[etc]\nx = { y = [{}] }\n[[z]]\n"),
+            with(&[]),
+            Warned("sealroot: warning: '/usr/lib/composefs/setup-root-conf.toml': not known to sealroot: 'etc.x', 'z'"),
+        )
+        .on_each_release(),
+        case(
+            "says_that_a_program_for_another_machine_checks_nothing",
+            vec![Write(PROGRAM, "\x7fELF for another machine"), Mode(PROGRAM, 0o755), Write(CONFIG, "[policy\n")],
+            with(&[]),
+            Warned("sealroot: the configuration is not checked: "),
+        ),
+    ]
 }
 
 /// What another of dracut's modules does or does not.

@@ -1,0 +1,171 @@
+//! One file's items, each at its key, into a [`Config`].
+
+use super::document::{self, Item, Value};
+use super::keys::{Key, OUR_KEYS, STATE_KEYS};
+use super::values::one_of;
+use super::{Config, SEALROOT_TOML, SETUP_ROOT_CONF_TOML};
+use crate::refusal::Refusal;
+
+/// A file: its keys, and what becomes of others.
+pub struct Syntax {
+    path: &'static str,
+    keys: &'static [&'static [Key]],
+    unknown: Unknown,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Unknown {
+    Refused,
+    Listed,
+}
+
+pub const OUR_FILE: Syntax = Syntax { path: SEALROOT_TOML, keys: &[OUR_KEYS, STATE_KEYS], unknown: Unknown::Refused };
+pub const THEIR_FILE: Syntax = Syntax { path: SETUP_ROOT_CONF_TOML, keys: &[STATE_KEYS], unknown: Unknown::Listed };
+
+/// What is at a path of the document.
+enum Known<'a> {
+    Key(&'a Key),
+    Table,
+    /// So many parts of the path, from its start, name what nobody knows.
+    Unknown(usize),
+    /// The key that these parts name would have to be a table.
+    Below(&'a Key, usize),
+}
+
+impl Syntax {
+    fn keys(&self) -> impl Iterator<Item = &Key> + Clone {
+        self.keys.iter().copied().flatten()
+    }
+
+    fn look_up(&self, path: &[String]) -> Known<'_> {
+        for parts in 1..=path.len() {
+            let name = path.get(..parts).unwrap_or(path);
+            match self.keys().find(|(table, key, _)| is_key(name, table, key)) {
+                Some(key) if parts == path.len() => return Known::Key(key),
+                Some(key) => return Known::Below(key, parts),
+                None if self.keys().any(|(table, ..)| !table.is_empty() && name == *table) => {}
+                None => return Known::Unknown(parts),
+            }
+        }
+        Known::Table
+    }
+
+    /// What could have stood there instead of a name that is unknown.
+    fn expected(&self, path: &[String], is_table: bool) -> String {
+        let parents = path.split_last().map_or(path, |(_, parents)| parents);
+        let names: Vec<_> = if is_table {
+            let tables = self.keys().filter_map(|(table, ..)| table.first().copied());
+            sorted(tables.collect())
+        } else {
+            self.keys().filter(|(table, ..)| parents == *table).map(|(_, key, _)| *key).collect()
+        };
+        if names.is_empty() { "a known table".into() } else { one_of(&names) }
+    }
+}
+
+/// Parses a file.
+pub fn parse(syntax: &Syntax, text: &str) -> Result<Config, Refusal> {
+    let failed = |offset, reason: String| {
+        let line = 1 + text.bytes().take(offset).filter(|byte| *byte == b'\n').count();
+        Refusal::of(format!("{}:{line}: {reason}", syntax.path))
+    };
+    let items = document::items(text).map_err(|error| failed(error.offset, error.reason))?;
+    let mut reader = Reader { syntax, config: Config::default(), tables: Vec::new() };
+    for item in items {
+        let offset = item.offset;
+        reader.read(item).map_err(|reason| failed(offset, reason))?;
+    }
+    let mut config = reader.config;
+    config.unknown = sorted(config.unknown);
+    Ok(config)
+}
+
+/// A table that was defined.
+struct Table {
+    path: Vec<String>,
+    /// Whether it is an inline one, to which nothing can be added.
+    inline: bool,
+}
+
+struct Reader<'a> {
+    syntax: &'a Syntax,
+    config: Config,
+    tables: Vec<Table>,
+}
+
+impl Reader<'_> {
+    fn read(&mut self, item: Item) -> Result<(), String> {
+        let name = dotted(&item.path);
+        match (self.syntax.look_up(&item.path), item.value) {
+            (Known::Table, None) => self.open_table(item.path, item.inline),
+            (Known::Table, Some(value)) => Err(format!("{name}: expected a table, found {value}")),
+            (Known::Key((table, _, set)), Some(value)) => {
+                self.enter_table(table, item.inline)?;
+                set(&mut self.config, value).map_err(|reason| format!("{name}: {reason}"))
+            }
+            (Known::Key((.., set)), None) => {
+                set(&mut Config::default(), Value::Nested("a table")).map_err(|reason| format!("{name}: {reason}"))
+            }
+            (Known::Below((.., set), parts), _) => {
+                let name = dotted(item.path.get(..parts).unwrap_or_default());
+                set(&mut Config::default(), Value::Nested("a table")).map_err(|reason| format!("{name}: {reason}"))
+            }
+            (Known::Unknown(parts), value) => self.unknown(&item.path, parts, value.is_none()),
+        }
+    }
+
+    fn open_table(&mut self, path: Vec<String>, inline: bool) -> Result<(), String> {
+        if self.tables.iter().any(|table| table.path == path) {
+            return Err(defined_twice(&path));
+        }
+        self.tables.push(Table { path, inline });
+        Ok(())
+    }
+
+    /// A dotted key defines its table as a header does.
+    fn enter_table(&mut self, path: &[&str], inline: bool) -> Result<(), String> {
+        match self.tables.iter().find(|table| table.path == path) {
+            Some(table) if table.inline && !inline => Err(defined_twice(&table.path)),
+            Some(_) => Ok(()),
+            None => {
+                self.tables.push(Table { path: path.iter().map(|&part| part.to_owned()).collect(), inline: false });
+                Ok(())
+            }
+        }
+    }
+
+    /// Something at `path`, whose first `parts` nobody knows; what is below that is not told once more.
+    fn unknown(&mut self, path: &[String], parts: usize, is_table: bool) -> Result<(), String> {
+        match self.syntax.unknown {
+            Unknown::Refused => {
+                let kind = if is_table { "table" } else { "key" };
+                Err(format!("unknown {kind} '{}', expected {}", dotted(path), self.syntax.expected(path, is_table)))
+            }
+            Unknown::Listed => {
+                self.config.unknown.push(dotted(path.get(..parts).unwrap_or(path)));
+                Ok(())
+            }
+        }
+    }
+}
+
+/// Each name once.
+fn sorted<T: Ord>(mut names: Vec<T>) -> Vec<T> {
+    names.sort_unstable();
+    names.dedup();
+    names
+}
+
+fn defined_twice(path: &[String]) -> String {
+    format!("table '{}' is defined twice", dotted(path))
+}
+
+/// Whether a path is that of a key.
+pub fn is_key(path: &[String], table: &[&str], name: &str) -> bool {
+    path.split_last().is_some_and(|(last, parents)| last == name && parents == table)
+}
+
+/// A name for messages, whatever it consists of.
+fn dotted(path: &[String]) -> String {
+    path.join(".").escape_default().to_string()
+}
