@@ -313,7 +313,7 @@ _sealroot() {
             return 0
             ;;
         sealroot__subcmd__karg)
-            opts="-h --repo --algorithm --sealed --json --help"
+            opts="-h --repo --algorithm --for --sealed --json --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -325,6 +325,10 @@ _sealroot() {
                     ;;
                 --algorithm)
                     COMPREPLY=($(compgen -W "sha256 sha512" -- "${cur}"))
+                    return 0
+                    ;;
+                --for)
+                    COMPREPLY=($(compgen -W "sealroot bootc" -- "${cur}"))
                     return 0
                     ;;
                 *)

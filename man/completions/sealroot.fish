@@ -55,9 +55,11 @@ complete -c sealroot -n "__fish_sealroot_using_subcommand inspect" -s h -l help 
 complete -c sealroot -n "__fish_sealroot_using_subcommand karg" -l repo -d 'The repository\'s directory' -r -F
 complete -c sealroot -n "__fish_sealroot_using_subcommand karg" -l algorithm -d 'Hash algorithm of the digest of an image file without fs-verity [default: its objects\' one]' -r -f -a "sha256\t''
 sha512\t''"
+complete -c sealroot -n "__fish_sealroot_using_subcommand karg" -l for -d 'Who looks for the argument' -r -f -a "sealroot\t'The boot program alone: the format of the image is named, too, if it is v1'
+bootc\t'bootc and the composefs tools, too: composefs=<hex>, whatever the format'"
 complete -c sealroot -n "__fish_sealroot_using_subcommand karg" -l sealed -d 'Also print what closes the ways around the seal, for a physical root with ext4: the whole sealed command line'
 complete -c sealroot -n "__fish_sealroot_using_subcommand karg" -l json -d 'Answer with one JSON document'
-complete -c sealroot -n "__fish_sealroot_using_subcommand karg" -s h -l help -d 'Print help'
+complete -c sealroot -n "__fish_sealroot_using_subcommand karg" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c sealroot -n "__fish_sealroot_using_subcommand manifest" -l output -d 'Where to write the archive' -r -F
 complete -c sealroot -n "__fish_sealroot_using_subcommand manifest" -l cmdline -d 'The kernel command line; of an image with several profiles, that of each' -r
 complete -c sealroot -n "__fish_sealroot_using_subcommand manifest" -l ignore -d 'A directory that something fills before units start, and that is to be left alone' -r

@@ -6,7 +6,7 @@ use std::process::Command;
 use serde_json::{Value, json};
 
 use crate::golden::GOLDEN;
-use crate::run::{SEALROOT, answer, fails, said};
+use crate::run::{SEALROOT, answer, fails, said, sealroot};
 
 #[test]
 fn karg_of_a_digest() {
@@ -25,6 +25,28 @@ fn karg_of_v2() {
     let digest = GOLDEN.value("SHA512_V2");
     let answer = answer(0, &["karg", "--repo", &GOLDEN.repository("sha512"), digest]);
     assert_eq!(answer["result"]["karg"], format!("composefs={digest}"));
+}
+
+#[test]
+fn karg_for_bootc() {
+    // Whatever the format; the boot program reads it as an image with this digest.
+    for name in ["SHA512_V1", "SHA512_V2"] {
+        let (image, digest) = (GOLDEN.image(name), GOLDEN.value(name));
+        for (more, rest) in [(None, ""), (Some("--sealed"), " rd.shell=0 ")] {
+            let arguments = ["karg", "--for", "bootc", &image].into_iter().chain(more).collect::<Vec<_>>();
+            let karg = answer(0, &arguments)["result"]["karg"].as_str().unwrap().to_owned();
+            let (first, others) = karg.split_once(' ').unwrap_or((&karg, ""));
+            assert_eq!(first, format!("composefs={digest}"));
+            assert!(!others.contains("composefs") && format!(" {others} ").contains(rest), "{karg}");
+        }
+    }
+    // Of SHA-256 the same; and what it is for is one of two.
+    let (repository, digest) = (GOLDEN.repository("sha256"), GOLDEN.value("SHA256_V1"));
+    let arguments = ["karg", "--for", "bootc", "--repo", &repository, digest];
+    assert_eq!(answer(0, &arguments)["result"]["karg"], format!("composefs={digest}"));
+    assert_eq!(sealroot(&["karg", "--for", "ostree", "--repo", &repository, digest]).status, Some(2));
+    // Without it, and with the name of the default, it is as before.
+    assert_eq!(answer(0, &["karg", "--for", "sealroot", &GOLDEN.image("SHA512_V1")])["result"]["karg"], GOLDEN.karg());
 }
 
 #[test]

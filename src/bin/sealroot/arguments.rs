@@ -101,6 +101,9 @@ pub struct InspectArguments {
 pub struct KargArguments {
     #[command(flatten)]
     pub image: ImageArguments,
+    /// Who looks for the argument
+    #[arg(long = "for", value_name = "TOOL", value_enum, default_value = "sealroot")]
+    pub reader: KargReader,
     /// Also print what closes the ways around the seal, for a physical root with ext4: the whole sealed command line
     #[arg(long)]
     pub sealed: bool,
@@ -207,6 +210,15 @@ pub struct RepositoryArgument {
     /// The repository's directory
     #[arg(long = "repo", value_name = "DIR", default_value = BOOTED_REPOSITORY)]
     pub directory: PathBuf,
+}
+
+/// Who looks for a karg on the command line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum KargReader {
+    /// The boot program alone: the format of the image is named, too, if it is v1
+    Sealroot,
+    /// bootc and the composefs tools, too: composefs=<hex>, whatever the format
+    Bootc,
 }
 
 /// An algorithm by its name.

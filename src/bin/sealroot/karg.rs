@@ -7,7 +7,7 @@ use sealroot::ask::bypasses;
 use sealroot::formats::composefs::FormatVersion;
 use sealroot::verity::digest::ImageDigest;
 
-use crate::arguments::KargArguments;
+use crate::arguments::{KargArguments, KargReader};
 use crate::image_file;
 use crate::measure::By;
 use crate::output::{Answer, Failure, Finding, Page, Paint};
@@ -25,7 +25,7 @@ pub struct Karg {
 pub fn run(arguments: &KargArguments) -> Result<Karg, Failure> {
     let image = image_file::open(&arguments.image)?;
     let digest = image.measured.digest();
-    let mut karg = karg(image.format, digest);
+    let mut karg = karg(arguments.reader, image.format, digest);
     if arguments.sealed {
         for bypass in bypasses::SEALED {
             karg.push(' ');
@@ -41,11 +41,14 @@ pub fn run(arguments: &KargArguments) -> Result<Karg, Failure> {
     })
 }
 
-/// The form that the composefs tools write for each format.
-pub fn karg(format: FormatVersion, digest: ImageDigest) -> String {
-    match format {
-        FormatVersion::V1 => format!("composefs.digest=v1-{}-12:{}", digest.algorithm(), digest.to_hex()),
-        FormatVersion::V2 => format!("composefs={}", digest.to_hex()),
+/// The form that names the format, where there is one, or the one that bootc looks for whatever the format. The boot program
+/// reads both.
+fn karg(reader: KargReader, format: FormatVersion, digest: ImageDigest) -> String {
+    match (reader, format) {
+        (KargReader::Sealroot, FormatVersion::V1) => {
+            format!("composefs.digest=v1-{}-12:{}", digest.algorithm(), digest.to_hex())
+        }
+        (KargReader::Sealroot, FormatVersion::V2) | (KargReader::Bootc, _) => format!("composefs={}", digest.to_hex()),
     }
 }
 
