@@ -19,7 +19,7 @@ use crate::kernel;
 use crate::refusal::Refusal;
 
 /// The kernel's longest command line is far below, in bytes; no configuration is longer either.
-const MAX_INPUT: u64 = 64 * 1024;
+pub const MAX_INPUT: u64 = 64 * 1024;
 /// Most inputs are shorter, in bytes: they take one read, and one that finds their end.
 const USUAL_INPUT: usize = 4096;
 /// The machine's SMBIOS table is a few kilobytes, and never near this, in bytes.
@@ -227,9 +227,14 @@ fn read_bounded(file: File, path: &str, limit: u64) -> Result<Vec<u8>, Refusal> 
     let mut content = Vec::with_capacity(USUAL_INPUT);
     file.take(limit + 1).read_to_end(&mut content).map_err(|reason| read_error(path, reason))?;
     if content.len() as u64 > limit {
-        return Err(Refusal::of(format!("'{path}'")).expected(format!("at most {limit} bytes")).found("more"));
+        return Err(too_long(path, limit));
     }
     Ok(content)
+}
+
+/// About an input that is longer than `limit`, in bytes.
+pub fn too_long(path: &str, limit: u64) -> Refusal {
+    Refusal::of(format!("'{path}'")).expected(format!("at most {limit} bytes")).found("more")
 }
 
 fn read_error(path: &str, reason: io::Error) -> Refusal {

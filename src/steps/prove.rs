@@ -62,14 +62,7 @@ pub fn prove(root: AssembledRoot, command_line: &CommandLine, files: &WholeFiles
 }
 
 fn open_init(root: &AssembledRoot, command_line: &CommandLine) -> Result<(String, File), Refusal> {
-    if let Some(value) = command_line.last_value("init").filter(|value| !value.is_empty()) {
-        let path = match str::from_utf8(value) {
-            Ok(path) if path.starts_with('/') => path.to_owned(),
-            _ => {
-                let found = format_args!("'{}'", value.escape_ascii()).to_string();
-                return Err(Refusal::of("karg 'init'").expected("an absolute path").found(found));
-            }
-        };
+    if let Some(path) = init_karg(command_line)? {
         let file = open(root, &path)?;
         return Ok((path, file));
     }
@@ -79,6 +72,18 @@ fn open_init(root: &AssembledRoot, command_line: &CommandLine) -> Result<(String
             Ok((fallback.into(), open(root, fallback)?))
         }
         result => Ok((preferred.into(), result?)),
+    }
+}
+
+/// The program that the command line names.
+pub fn init_karg(command_line: &CommandLine) -> Result<Option<String>, Refusal> {
+    let Some(value) = command_line.last_value("init").filter(|value| !value.is_empty()) else { return Ok(None) };
+    match str::from_utf8(value) {
+        Ok(path) if path.starts_with('/') => Ok(Some(path.to_owned())),
+        _ => {
+            let found = format!("'{}'", value.escape_ascii());
+            Err(Refusal::of("karg 'init'").expected("an absolute path").found(found))
+        }
     }
 }
 

@@ -42,4 +42,9 @@ impl Golden {
     pub fn karg(&self) -> String {
         format!("composefs.digest=v1-sha512-12:{}", self.value("SHA512_V1"))
     }
+
+    /// How answers name it.
+    pub fn requested(&self) -> String {
+        format!("v1 sha512:{}", self.value("SHA512_V1"))
+    }
 }

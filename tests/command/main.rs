@@ -17,6 +17,8 @@ mod documented;
 mod golden;
 mod images;
 mod install;
+mod made;
 mod manners;
 mod refusals;
 mod run;
+mod uki;

@@ -148,8 +148,8 @@ pub struct StatusArguments {}
 /// Tell what a unified kernel image would boot, before it is released or booted
 ///
 /// Yes means: it is signed, its command line names an image, its initramfs has sealroot with all its parts, nothing
-/// there overrides or masks them, and the policy in there requires verification. The signature is not verified; only its
-/// presence is checked.
+/// there overrides or masks them, and the policy in there requires verification. What the boot program would refuse of command
+/// line and configuration is told in its words. The signature is not verified; only its presence is checked.
 #[derive(Debug, clap::Args)]
 pub struct UkiArguments {
     /// The unified kernel image

@@ -13,6 +13,7 @@ use sealroot::ask::cmdline::CommandLine;
 use sealroot::ask::config::{Config, SEALROOT_TOML, SETUP_ROOT_CONF_TOML};
 use sealroot::ask::firmware::{Lockdown, SecureBoot};
 use sealroot::ask::policy::{self, Decision, Policy, Resolved, Settings};
+use sealroot::ask::read::{MAX_INPUT, too_long};
 use sealroot::ask::stub::Stub;
 use sealroot::formats::composefs;
 use sealroot::formats::uki::initramfs::{Budget, Content, Initramfs};
@@ -20,11 +21,15 @@ use sealroot::formats::uki::pe::{self, MAX_SIZE, Sections, Signature, Uki, requi
 use sealroot::refusal::{Refusal, chain};
 use sealroot::steps::assemble;
 use sealroot::steps::find::find_in;
+use sealroot::steps::prove;
 use sealroot::verity::Verification;
 
 use crate::arguments::UkiArguments;
 use crate::output::{Answer, Failure, Finding, Page, Paint, printable};
 use crate::{complete, image_file, manifest, measure};
+
+/// `COMMAND_LINE_SIZE` of x86-64 and arm64, without the zero at its end.
+const MAX_COMMAND_LINE: usize = 2047;
 
 /// What was found in a UKI.
 #[derive(Debug, Serialize)]
@@ -153,9 +158,17 @@ fn judge(
         }
     };
     verdict.problems.append(&mut complete::problems(initramfs));
+    if command_line.len() > MAX_COMMAND_LINE {
+        let expected = format!("at most {MAX_COMMAND_LINE} bytes (the kernel cuts off the rest)");
+        let refusal = Refusal::of("kernel command line").expected(expected).found(command_line.len());
+        verdict.problems.push(refusal.to_string());
+    }
     let command_line = CommandLine::split(command_line);
     match decide(sections, initramfs, &command_line, &mut verdict) {
         Ok(policy) => {
+            if let Err(refusal) = prove::init_karg(&command_line) {
+                verdict.problems.push(chain(&refusal));
+            }
             verdict.images = policy.images().iter().map(ToString::to_string).collect();
             if let Some(repository) = repository {
                 match find_image(repository, &policy) {
@@ -223,6 +236,7 @@ fn has_smbios_name(sections: &Sections<'_>) -> bool {
 fn config<'a>(initramfs: &'a Initramfs, path: &str) -> Result<&'a str, String> {
     match initramfs.get(path.trim_start_matches('/')) {
         None => Ok(""),
+        Some(Content::Bytes(bytes)) if bytes.len() as u64 > MAX_INPUT => Err(too_long(path, MAX_INPUT).to_string()),
         Some(Content::Bytes(bytes)) => str::from_utf8(bytes).map_err(|_| format!("'{path}': expected UTF-8")),
         Some(_) => Err(format!("'{path}': expected a small regular file")),
     }
