@@ -159,3 +159,42 @@ fn kargs_and_settings_that_a_boot_takes() {
         assert_eq!(found.problems(), [""; 0], "{line} {config}");
     }
 }
+
+/// Units of others that put a root in place of the physical one.
+#[test]
+fn rivals() {
+    const UNITS: &str = "usr/lib/systemd/system";
+    const MASK: &str = "/dev/null";
+    for rival in ["bootc-root-setup.service", "composefs-setup-root.service", "ostree-prepare-root.service"] {
+        let masked = format!("initramfs: unit '{rival}': expected it to be masked, found");
+        let (unit, etc) = (format!("{UNITS}/{rival}"), format!("etc/systemd/system/{rival}"));
+        let there = || Made::new().file(&unit, "[Service]");
+        assert_eq!(there().asked(&[]).problems(), [format!("{masked} that it mounts a root of its own")]);
+        // Where systemd finds it before a mask, or without one in the usual place.
+        for place in ["etc/systemd/system", "run/systemd/system", "usr/local/lib/systemd/system", "lib/systemd/system"]
+        {
+            let found = Made::new().file(&format!("{place}/{rival}"), "[Service]").asked(&[]).problems();
+            assert_eq!(found, [format!("{masked} '/{place}/{rival}', and that it mounts a root of its own")]);
+        }
+        let found = Made::new().link(&unit, MASK).file(&etc, "[Service]").asked(&[]).problems();
+        assert_eq!(found, [format!("{masked} '/{etc}', and that it mounts a root of its own")]);
+        // A link to another unit is no mask, neither is what only looks like one.
+        for target in ["/usr/lib/bootc/root.service", "/dev/null2"] {
+            let found = there().link(&etc, target).asked(&[]).problems();
+            assert_eq!(found, [format!("{masked} '/{etc}', and that it mounts a root of its own")]);
+        }
+        for fine in [
+            Made::new(),
+            Made::new().link(&unit, MASK),
+            Made::new().file(&unit, ""),
+            there().link(&etc, MASK),
+            there().link(&etc, "../../../dev/null"),
+            there().file(&etc, ""),
+            there().link(&format!("etc/systemd/system.control/{rival}"), MASK).file(&etc, "[Service]"),
+            // Drop-ins of a unit that is not there.
+            Made::new().file(&format!("{unit}.d/50-more.conf"), "[Service]"),
+        ] {
+            assert_eq!(fine.asked(&[]).problems(), [""; 0], "{rival}");
+        }
+    }
+}

@@ -39,14 +39,7 @@ pub fn problems(initramfs: &Initramfs) -> Vec<String> {
             None => problems.push(format!("initramfs: expected a unit '{unit}', found none")),
         }
     }
-    for rival in RIVALS {
-        let masked = initramfs.get(&format!("etc/systemd/system/{rival}")).is_some_and(overrides::is_mask);
-        if !masked && initramfs.get(&format!("{UNITS}/{rival}")).is_some() {
-            problems.push(format!(
-                "initramfs: unit '{rival}': expected it to be masked, found that it mounts a root of its own"
-            ));
-        }
-    }
+    problems.extend(RIVALS.iter().filter_map(|rival| rival_problem(initramfs, rival)));
     for link in ENABLED {
         if initramfs.get(&format!("{UNITS}/{link}")).is_none() {
             problems.push(format!("initramfs: expected '{link}', found none: the unit is not enabled"));
@@ -65,6 +58,20 @@ pub fn problems(initramfs: &Initramfs) -> Vec<String> {
         }
     }
     problems
+}
+
+/// What is wrong with a unit that puts another root in place: it is there, and the file that systemd takes is no mask.
+fn rival_problem(initramfs: &Initramfs, rival: &str) -> Option<String> {
+    let (path, content) = overrides::in_effect(initramfs, rival)?;
+    if overrides::is_mask(content) {
+        return None;
+    }
+    let found = if path.starts_with(UNITS) {
+        "found that it mounts a root of its own".into()
+    } else {
+        format!("found '/{path}', and that it mounts a root of its own")
+    };
+    Some(format!("initramfs: unit '{rival}': expected it to be masked, {found}"))
 }
 
 /// What a section `.ucode` holds beside microcode. The stub puts it in front of the initramfs, where it would add files to that.

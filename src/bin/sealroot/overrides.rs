@@ -7,9 +7,9 @@ use std::collections::BTreeSet;
 use sealroot::formats::uki::initramfs::{Content, Initramfs};
 
 use crate::output::printable;
-use crate::shipped::{ENABLED, GENERATOR, SHIPPED, UNITS};
+use crate::shipped::{ENABLED, GENERATOR, RIVALS, SHIPPED, UNITS};
 
-/// Where systemd looks for units, without a `/` in front.
+/// Where systemd looks for units, what counts most first, without a `/` in front.
 const DIRECTORIES: [&str; 13] = [
     "etc/systemd/system.control",
     "run/systemd/system.control",
@@ -47,7 +47,16 @@ const MAX_TOLD: usize = 20;
 
 /// Whether a file's content counts here: an empty one is a mask.
 pub fn is_read(path: &str) -> bool {
-    in_directory(path).is_some_and(|(_, rest)| is_guarded(rest))
+    in_directory(path).is_some_and(|(_, rest)| is_guarded(rest) || RIVALS.contains(&rest))
+}
+
+/// The file that systemd takes for a unit, of those in all its directories.
+pub fn in_effect<'a>(initramfs: &'a Initramfs, unit: &str) -> Option<(String, &'a Content)> {
+    DIRECTORIES.iter().find_map(|directory| {
+        let path = format!("{directory}/{unit}");
+        let content = initramfs.get(&path)?;
+        Some((path, content))
+    })
 }
 
 /// What keeps the units from being what they are to be, and nothing else.
