@@ -21,6 +21,7 @@ use crate::refusal::Refusal;
 use crate::steps::mount::{DetachedRoot, RootOrigin, SealedLayers};
 use crate::steps::set_aside::{self, SetAside};
 use crate::sys::mount_attr;
+use crate::verity::digest::ImageDigest;
 
 /// The new root with everything in it, ready to replace /sysroot.
 #[derive(Debug)]
@@ -66,12 +67,12 @@ fn no_mount_point(name: &str, reason: impl Into<LookupError>) -> Refusal {
 }
 
 /// A directory that keeps state on the physical root, by its path there.
-fn about_state(name: &str) -> Refusal {
+pub(super) fn about_state(name: &str) -> Refusal {
     Refusal::of(format!("state directory '{name}'"))
 }
 
 /// The same, if it cannot be looked up or changed.
-fn state_error(name: &str, reason: impl Into<LookupError>) -> Refusal {
+pub(super) fn state_error(name: &str, reason: impl Into<LookupError>) -> Refusal {
     about_state(name).because(reason.into())
 }
 
@@ -97,7 +98,7 @@ struct Assembly<'a> {
 
 /// A part of the root that takes changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Place {
+pub(super) enum Place {
     /// All of it.
     Root,
     Etc,
@@ -106,7 +107,7 @@ enum Place {
 
 impl Place {
     /// Its path, from the root.
-    fn name(self) -> &'static str {
+    pub(super) fn name(self) -> &'static str {
         match self {
             Self::Root => "",
             Self::Etc => "etc",
@@ -246,16 +247,9 @@ impl Assembly<'_> {
     }
 
     /// A private copy of the mount of a state directory, writable, with its path on the physical root.
-    ///
-    /// Looked up from the physical root's directory: `var` may be a link to a directory that deployments share, and a
-    /// link out of the physical root must not lead anywhere.
     fn state_clone(&self, directory: &StateDirectory<'_>) -> Result<(String, OwnedFd), Refusal> {
-        let name =
-            format!("state/deploy/{}/{}", self.sealed.origin().requested().digest().to_hex(), directory.place.name());
-        let state = match lookup::directory(self.physical.mounted(), &name, Links::Beneath) {
-            Ok(state) => state,
-            Err(reason) => return Err(state_error(&name, reason)),
-        };
+        let digest = self.sealed.origin().requested().digest();
+        let (name, state) = state_directory(self.physical.mounted(), digest, directory.place)?;
         match clone_tree(state, directory.attributes, MountAttrFlags::MOUNT_ATTR_RDONLY) {
             Ok(clone) => Ok((name, clone)),
             Err(reason) => Err(state_error(&name, reason)),
@@ -316,12 +310,28 @@ impl Assembly<'_> {
     }
 }
 
+/// The directory that keeps what a place of the root has of its own, with its path on the physical root.
+///
+/// Looked up from the physical root's directory: `var` may be a link to a directory that deployments share, and a
+/// link out of the physical root must not lead anywhere.
+pub(super) fn state_directory(
+    physical: impl AsFd,
+    digest: ImageDigest,
+    place: Place,
+) -> Result<(String, OwnedFd), Refusal> {
+    let name = format!("state/deploy/{}/{}", digest.to_hex(), place.name());
+    match lookup::directory(physical, &name, Links::Beneath) {
+        Ok(state) => Ok((name, state)),
+        Err(reason) => Err(state_error(&name, reason)),
+    }
+}
+
 /// What sealroot itself has in the directory of an overlay's layers.
-const LAYERS: [&[u8]; 5] = [b"upper", b"work", b"rejected", b"work.new", b"rejected.new"];
+pub(super) const LAYERS: [&[u8]; 5] = [b"upper", b"work", b"rejected", b"work.new", b"rejected.new"];
 
 /// Where no upper layer is yet, there must be nothing of another layout, such as bootc's whole copy of /etc: an overlay would hide it
 /// without a word.
-fn expect_layers(state: &OwnedFd, name: &str, place: Place) -> Result<(), Refusal> {
+pub(super) fn expect_layers(state: &OwnedFd, name: &str, place: Place) -> Result<(), Refusal> {
     if !matches!(rustix::fs::statat(state, "upper", AtFlags::SYMLINK_NOFOLLOW), Err(Errno::NOENT)) {
         return Ok(());
     }
@@ -340,14 +350,19 @@ fn expect_layers(state: &OwnedFd, name: &str, place: Place) -> Result<(), Refusa
 fn work_layer(state: &OwnedFd, parent: &str, like: Ownership) -> Result<OwnedFd, Refusal> {
     let expected = Ownership { mode: 0o700, ..like };
     let fd = layer(state, parent, "work", expected, |found| may_become(found, expected))?;
-    // An overlay that was mounted with the option volatile leaves it behind after a crash.
-    let forbidden = lookup::directory(&fd, "work", Links::Refused)
+    expect_nothing_lost(&fd, parent)?;
+    Ok(fd)
+}
+
+/// Looks for what an overlay leaves behind after a crash that was mounted with the option volatile.
+pub(super) fn expect_nothing_lost(work: &OwnedFd, parent: &str) -> Result<(), Refusal> {
+    let forbidden = lookup::directory(work, "work", Links::Refused)
         .is_ok_and(|work| rustix::fs::statat(work, "incompat", AtFlags::SYMLINK_NOFOLLOW).is_ok());
     if forbidden {
         let found = "'work/incompat': changes may have been lost";
         return Err(about_state(&format!("{parent}/work")).expected("nothing that forbids the mount").found(found));
     }
-    Ok(fd)
+    Ok(())
 }
 
 /// An upper directory, owned by whoever owns the sealed directory, with its mode; made where it is missing.
@@ -357,13 +372,15 @@ fn upper_layer(state: &OwnedFd, parent: &str, like: Ownership) -> Result<OwnedFd
 
 /// The directory of what is set aside: root's alone, since there are programs of an attacker in it.
 fn rejected_layer(state: &OwnedFd, parent: &str) -> Result<OwnedFd, Refusal> {
-    let expected = Ownership { user: 0, group: 0, mode: 0o700 };
-    layer(state, parent, set_aside::REJECTED, expected, |found| found == expected)
+    layer(state, parent, set_aside::REJECTED, ROOTS_ALONE, |found| found == ROOTS_ALONE)
 }
+
+/// Of a directory that nobody but root can enter.
+pub(super) const ROOTS_ALONE: Ownership = Ownership { user: 0, group: 0, mode: 0o700 };
 
 /// Whether a layer that another tool made can be made as it must be: nobody but its owner could write to it. composefs-rs 0.9.4
 /// makes work 0755, older ones made upper 0700.
-fn may_become(found: Ownership, expected: Ownership) -> bool {
+pub(super) fn may_become(found: Ownership, expected: Ownership) -> bool {
     (found.user, found.group) == (expected.user, expected.group) && found.mode & !0o755 == 0 || found == expected
 }
 
@@ -373,27 +390,42 @@ fn layer(
     parent: &str,
     name: &str,
     expected: Ownership,
-    accepted: impl FnOnce(Ownership) -> bool,
+    accepted: impl Fn(Ownership) -> bool,
 ) -> Result<OwnedFd, Refusal> {
-    let path = || format!("{parent}/{name}");
-    let failed = |reason: LookupError| state_error(&path(), reason);
-    let fd = match lookup::directory(state, name, Links::Refused) {
-        Err(LookupError::Kernel(Errno::NOENT)) => {
+    let failed = |reason: LookupError| state_error(&format!("{parent}/{name}"), reason);
+    let (fd, found) = match existing_layer(state, parent, name, expected, &accepted)? {
+        Some(layer) => layer,
+        None => {
             layer::make(state, name, expected).map_err(failed)?;
-            lookup::directory(state, name, Links::Refused)
+            existing_layer(state, parent, name, expected, &accepted)?.ok_or_else(|| failed(Errno::NOENT.into()))?
         }
-        result => result,
-    }
-    .map_err(failed)?;
-    let found = Ownership::of(&fd).map_err(|reason| failed(reason.into()))?;
-    if !accepted(found) {
-        return Err(about_state(&path()).expected(format!("owner and mode {expected}")).found(found));
-    }
+    };
     if found != expected {
         rustix::fs::chmod(lookup::proc_path(fd.as_fd()), Mode::from_raw_mode(expected.mode))
             .map_err(|reason| failed(reason.into()))?;
     }
     Ok(fd)
+}
+
+/// A layer whose ownership is accepted, as it is found, with that; `None` where there is none. Nothing is changed.
+pub(super) fn existing_layer(
+    state: &OwnedFd,
+    parent: &str,
+    name: &str,
+    expected: Ownership,
+    accepted: impl Fn(Ownership) -> bool,
+) -> Result<Option<(OwnedFd, Ownership)>, Refusal> {
+    let path = format!("{parent}/{name}");
+    let fd = match lookup::directory(state, name, Links::Refused) {
+        Ok(fd) => fd,
+        Err(LookupError::Kernel(Errno::NOENT)) => return Ok(None),
+        Err(reason) => return Err(state_error(&path, reason)),
+    };
+    let found = Ownership::of(&fd).map_err(|reason| state_error(&path, reason))?;
+    if accepted(found) {
+        return Ok(Some((fd, found)));
+    }
+    Err(about_state(&path).expected(format!("owner and mode {expected}")).found(found))
 }
 
 fn mount_attributes(flags: &[MountFlag]) -> MountAttrFlags {

@@ -5,6 +5,7 @@ pub mod assemble;
 pub mod enable;
 pub mod find;
 pub mod gate;
+pub mod look_at_state;
 pub mod look_inside;
 pub mod measure;
 pub mod mount;

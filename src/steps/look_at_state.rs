@@ -1,0 +1,105 @@
+//! A look at the state of a deployment before it is booted: what `assemble` would refuse of it, in its words. Nothing is written.
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use crate::ask::config::StateMount;
+use crate::ask::policy::Settings;
+use crate::disk::layer::Ownership;
+use crate::kernel::lookup;
+use crate::refusal::Refusal;
+use crate::steps::assemble::{self, LAYERS, Place, ROOTS_ALONE};
+use crate::steps::set_aside;
+use crate::verity::digest::ImageDigest;
+
+/// What is wrong with the state of a deployment.
+#[derive(Debug, Default)]
+pub struct StateFindings {
+    /// What a boot would refuse, or could not use.
+    pub refused: Vec<Refusal>,
+    /// What a boot would take, though hardly anybody means it.
+    pub doubtful: Vec<Refusal>,
+}
+
+/// Whether any of it stays on the physical root.
+pub fn needs_state(settings: &Settings) -> bool {
+    [settings.etc.value(), settings.var.value()].into_iter().any(|mount| stays(*mount))
+}
+
+fn stays(mount: StateMount) -> bool {
+    matches!(mount, StateMount::Overlay | StateMount::Bind)
+}
+
+/// Looks at what a physical root keeps for the image with this digest. `sealed` gives the ownership of a directory of the image.
+pub fn look_at_state(
+    physical: impl AsFd,
+    digest: ImageDigest,
+    settings: &Settings,
+    sealed: impl Fn(&'static str) -> Result<Ownership, Refusal>,
+) -> StateFindings {
+    let mut findings = StateFindings::default();
+    let keep = settings.etc_keep.value().is_some();
+    for (place, mount) in [(Place::Etc, *settings.etc.value()), (Place::Var, *settings.var.value())] {
+        if !stays(mount) {
+            continue;
+        }
+        let (name, state) = match assemble::state_directory(&physical, digest, place) {
+            Ok(found) => found,
+            Err(refusal) => {
+                findings.refused.push(refusal);
+                continue;
+            }
+        };
+        let found = match mount {
+            StateMount::Bind => files(&state, &name, place, &mut findings.doubtful),
+            _ => sealed(place.name()).and_then(|like| layers(&state, &name, place, like, keep && place == Place::Etc)),
+        };
+        findings.refused.extend(found.err());
+    }
+    findings
+}
+
+/// Of an overlay.
+fn layers(state: &OwnedFd, name: &str, place: Place, like: Ownership, keep: bool) -> Result<(), Refusal> {
+    assemble::expect_layers(state, name, place)?;
+    let existing = |layer, expected, as_it_is: bool| {
+        assemble::existing_layer(state, name, layer, expected, |found| {
+            found == expected || !as_it_is && assemble::may_become(found, expected)
+        })
+    };
+    existing("upper", like, false)?;
+    if keep {
+        existing(set_aside::REJECTED, ROOTS_ALONE, true)?;
+    }
+    match existing("work", Ownership { mode: 0o700, ..like }, false)? {
+        Some((work, _)) => assemble::expect_nothing_lost(&work, name),
+        None => Ok(()),
+    }
+}
+
+/// Of a directory that is mounted as it is: the layers of an overlay would be all that is in /etc.
+fn files(state: &OwnedFd, name: &str, place: Place, doubtful: &mut Vec<Refusal>) -> Result<(), Refusal> {
+    let about = || assemble::about_state(name).expected(format!("files of /{0} ({0}.mount = \"bind\")", place.name()));
+    let failed = |reason| assemble::state_error(name, reason);
+    let mut layer = None;
+    let mut empty = true;
+    for entry in lookup::entries(state).map_err(failed)? {
+        let entry = entry.map_err(failed)?;
+        let found = entry.file_name().to_bytes();
+        if matches!(found, b"." | b"..") {
+            continue;
+        }
+        empty = false;
+        if !LAYERS.contains(&found) && !found.starts_with(b"upper.") {
+            return Ok(());
+        }
+        layer.get_or_insert_with(|| found.escape_ascii().to_string());
+    }
+    match layer {
+        Some(layer) => Err(about().found(format_args!("'{layer}' of an overlay and nothing else"))),
+        None if empty && place == Place::Etc => {
+            doubtful.push(about().found("none"));
+            Ok(())
+        }
+        None => Ok(()),
+    }
+}
