@@ -15,9 +15,9 @@ use crate::steps::assemble::AssembledRoot;
 use crate::verity::Verification;
 
 /// What systemd's switch-root executes where `init=` names nothing, in its order.
-const INITS: [&str; 2] = ["/usr/lib/systemd/systemd", "/sbin/init"];
+pub const INITS: [&str; 2] = ["/usr/lib/systemd/systemd", "/sbin/init"];
 /// systemd takes a root without it for no operating system. `/etc/os-release` is not sealed.
-const OS_RELEASE: &str = "/usr/lib/os-release";
+pub const OS_RELEASE: &str = "/usr/lib/os-release";
 
 /// A root whose init, interpreter and os-release were read to their ends.
 #[derive(Debug)]
@@ -44,8 +44,13 @@ impl ProvenRoot {
 }
 
 /// About a file of the new root.
-fn about(path: &str) -> Refusal {
+pub fn about(path: &str) -> Refusal {
     Refusal::of(format!("new root: '{path}'"))
+}
+
+/// A file that is not the image's.
+pub fn on_another_mount(path: &str, reason: Errno) -> Refusal {
+    about(path).expected("a sealed file").found("one on another mount").because(reason)
 }
 
 /// Reads what will be started.
@@ -96,9 +101,7 @@ fn open(root: &AssembledRoot, path: &str) -> Result<File, Refusal> {
     }
     let location = match lookup::regular_file_in_root(root, path) {
         Ok(location) => location,
-        Err(LookupError::Kernel(reason @ Errno::XDEV)) => {
-            return Err(about(path).expected("a sealed file").found("one on another mount").because(reason));
-        }
+        Err(LookupError::Kernel(reason @ Errno::XDEV)) => return Err(on_another_mount(path, reason)),
         Err(reason) => return Err(about(path).because(reason)),
     };
     lookup::reopen(location.as_fd()).map_err(|reason| {

@@ -2,12 +2,13 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::golden::GOLDEN;
-use crate::run::{Said, sealroot};
+use crate::run::{Said, said, sealroot};
 
 const REGULAR: u32 = 0o100_644;
 const LINK: u32 = 0o120_777;
@@ -16,7 +17,7 @@ const UNITS: &str = "usr/lib/systemd/system";
 const ALIGNMENT: usize = 512;
 const PAGE: usize = 4096;
 
-/// An image that is being made.
+/// An image that is being made, and the disk that it boots from.
 pub struct Made {
     folder: TempDir,
     line: String,
@@ -100,10 +101,43 @@ impl Made {
         self.name("uki.efi")
     }
 
+    /// A copy of a repository on a disk of its own, and beside it the state of an image in there.
+    pub fn disk(&self, algorithm: &str, digest: &str) -> Disk {
+        let root = self.path("disk");
+        fs::create_dir(&root).unwrap();
+        let (from, to) = (GOLDEN.repository(algorithm), root.join("composefs"));
+        let copied = said(Command::new("cp").arg("-a").arg(from).arg(to));
+        assert_eq!(copied.status, Some(0), "{copied:?}");
+        let deployment = root.join("state/deploy").join(digest);
+        for name in ["etc", "var"] {
+            fs::create_dir_all(deployment.join(name)).unwrap();
+        }
+        Disk { root, deployment: format!("state/deploy/{digest}") }
+    }
+
     /// What `sealroot uki` says of it, with these arguments.
     pub fn asked(&self, arguments: &[&str]) -> Uki {
         let written = self.written();
         Uki::asked(&[arguments, &[&written]].concat())
+    }
+}
+
+/// The root of a disk.
+pub struct Disk {
+    root: PathBuf,
+    /// The path of the deployment's state, from there.
+    pub deployment: String,
+}
+
+impl Disk {
+    /// For `--repo`.
+    pub fn repository(&self) -> String {
+        self.root.join("composefs").to_str().unwrap().into()
+    }
+
+    /// Something in the deployment's state.
+    pub fn state(&self, name: &str) -> PathBuf {
+        self.root.join(&self.deployment).join(name)
     }
 }
 
@@ -129,6 +163,11 @@ impl Uki {
     /// What keeps the first profile from a sealed boot.
     pub fn problems(&self) -> Vec<String> {
         self.list("problems")
+    }
+
+    /// What else is said of it.
+    pub fn warnings(&self) -> Vec<String> {
+        self.list("warnings")
     }
 
     fn list(&self, field: &str) -> Vec<String> {

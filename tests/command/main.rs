@@ -11,6 +11,7 @@
 )]
 
 mod check_config;
+mod contents;
 mod digests;
 mod direction;
 mod documented;
@@ -21,4 +22,5 @@ mod made;
 mod manners;
 mod refusals;
 mod run;
+mod state;
 mod uki;

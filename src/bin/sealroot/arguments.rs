@@ -155,7 +155,8 @@ pub struct UkiArguments {
     /// The unified kernel image
     #[arg(value_name = "FILE")]
     pub file: PathBuf,
-    /// Also require that the repository in this directory has the image
+    /// Also require that the repository in this directory has the image with what a boot needs of it, and that the state beside
+    /// the repository is what a boot takes
     #[arg(long = "repo", value_name = "DIR")]
     pub repository: Option<PathBuf>,
     /// Also require that no way around the seal is open
@@ -165,7 +166,8 @@ pub struct UkiArguments {
 
 /// Check the images of a repository and every object that they refer to
 ///
-/// Nothing is written. Each broken object is listed with all files that have it as their content.
+/// Nothing is written. Each broken object is listed with all files that have it as their content. What an image lacks that a
+/// boot needs is a warning: not each image is one to boot.
 #[derive(Debug, clap::Args)]
 pub struct VerifyArguments {
     #[command(flatten)]

@@ -4,6 +4,8 @@ mod arguments;
 mod booted;
 mod catalog;
 mod complete;
+mod contents;
+mod deployment;
 mod digest;
 #[cfg(test)]
 mod documents;

@@ -10,7 +10,7 @@ use miniserde::Serialize;
 use miniserde::json::{self, Value};
 use sealroot::ask::bypasses::{self, Boot, Bypass, PhysicalFilesystem};
 use sealroot::ask::cmdline::CommandLine;
-use sealroot::ask::config::{Config, SEALROOT_TOML, SETUP_ROOT_CONF_TOML};
+use sealroot::ask::config::{Config, SEALROOT_TOML, SETUP_ROOT_CONF_TOML, StateMount};
 use sealroot::ask::firmware::{Lockdown, SecureBoot};
 use sealroot::ask::policy::{self, Decision, Policy, Resolved, Settings};
 use sealroot::ask::read::{MAX_INPUT, too_long};
@@ -25,8 +25,9 @@ use sealroot::steps::prove;
 use sealroot::verity::Verification;
 
 use crate::arguments::UkiArguments;
+use crate::contents::Contents;
 use crate::output::{Answer, Failure, Finding, Page, Paint, printable};
-use crate::{complete, image_file, manifest, measure};
+use crate::{complete, contents, deployment, image_file, manifest, measure};
 
 /// `COMMAND_LINE_SIZE` of x86-64 and arm64, without the zero at its end.
 const MAX_COMMAND_LINE: usize = 2047;
@@ -55,6 +56,8 @@ struct ProfileVerdict {
     bypasses: Vec<Bypass>,
     /// What keeps it from booting a sealed root.
     problems: Vec<String>,
+    /// What a boot would take, though hardly anybody means it.
+    warnings: Vec<String>,
     /// The image that a repository was found to have for it.
     image: Option<String>,
 }
@@ -148,6 +151,7 @@ fn judge(
         policy: None,
         bypasses: Vec::new(),
         problems: Vec::new(),
+        warnings: Vec::new(),
         image: None,
     };
     let initramfs = match initramfs {
@@ -166,15 +170,14 @@ fn judge(
     let command_line = CommandLine::split(command_line);
     match decide(sections, initramfs, &command_line, &mut verdict) {
         Ok(policy) => {
-            if let Err(refusal) = prove::init_karg(&command_line) {
+            // Whether its file is there, an image must say.
+            if let (None, Err(refusal)) = (repository, prove::init_karg(&command_line)) {
                 verdict.problems.push(chain(&refusal));
             }
             verdict.images = policy.images().iter().map(ToString::to_string).collect();
-            if let Some(repository) = repository {
-                match find_image(repository, &policy) {
-                    Ok(image) => verdict.image = Some(image),
-                    Err(Failure::Reason(reason) | Failure::Misuse(reason)) => verdict.problems.push(reason),
-                }
+            let found = repository.map(|repository| find_image(repository, &policy, &command_line, &mut verdict));
+            if let Some(Err(Failure::Reason(reason) | Failure::Misuse(reason))) = found {
+                verdict.problems.push(reason);
             }
         }
         Err(problem) => verdict.problems.push(problem),
@@ -242,8 +245,13 @@ fn config<'a>(initramfs: &'a Initramfs, path: &str) -> Result<&'a str, String> {
     }
 }
 
-/// The image that a repository has for a policy, if it can be booted.
-fn find_image(repository: &Path, policy: &Policy) -> Result<String, Failure> {
+/// Looks at the image that a repository has for a policy: whether it can be booted, what it lacks, and what lies beside it.
+fn find_image(
+    repository: &Path,
+    policy: &Policy,
+    line: &CommandLine,
+    verdict: &mut ProfileVerdict,
+) -> Result<(), Failure> {
     let repository = image_file::open_repository(repository)?;
     let found = find_in(&repository, policy.images())?;
     let image = image_file::open_in(&repository, found.requested().digest())?;
@@ -256,8 +264,20 @@ fn find_image(repository: &Path, policy: &Policy) -> Result<String, Failure> {
         )
         .into());
     }
-    composefs::check_mount_points(&image.name, &image.file, &assemble::mount_points(policy.settings()))?;
-    Ok(format!("{}: {}", image.name, image.measured.by()))
+    let (digest, settings) = (found.requested().digest(), policy.settings());
+    let mount_points = assemble::mount_points(settings);
+    composefs::check_mount_points(&image.name, &image.file, &mount_points)?;
+    verdict.image = Some(format!("{}: {}", image.name, image.measured.by()));
+    let contents = Contents::new(&image.name, &image.file, &mount_points)?;
+    verdict.problems.extend(contents.missing(&repository, Some(line))?.iter().map(|refusal| chain(refusal)));
+    let read_only = *settings.etc.value() == StateMount::None && !*settings.transient_root.value();
+    if read_only && contents.lacks_machine_id()? {
+        verdict.warnings.push(contents::no_machine_id(&image.name));
+    }
+    let found = deployment::look(&repository, digest, settings, &contents);
+    verdict.problems.extend(found.problems);
+    verdict.warnings.extend(found.warnings);
+    Ok(())
 }
 
 /// What `os-release` calls the system.
@@ -311,6 +331,9 @@ impl ProfileVerdict {
         }
         for bypass in &self.bypasses {
             writeln!(text, "{}         {}, closed by: {}", paint.bad("open:"), bypass.name(), bypass.remedy())?;
+        }
+        for warning in &self.warnings {
+            writeln!(text, "warning:      {}", printable(warning.as_bytes()))?;
         }
         self.problems
             .iter()

@@ -10,12 +10,17 @@ use sealroot::disk::object::{self, Object, ObjectIs};
 use sealroot::disk::repository::{Repository, image_name};
 use sealroot::disk::whole_file::WholeFiles;
 use sealroot::formats::composefs::{self, object_name};
+use sealroot::refusal::chain;
 use sealroot::verity::digest::ImageDigest;
 
 use crate::arguments::{Selection, VerifyArguments};
+use crate::contents::Contents;
 use crate::measure::{By, Measured};
 use crate::output::{Answer, Failure, Finding, Page, Paint, printable};
-use crate::{booted, catalog, image_file, parallel};
+use crate::{booted, catalog, contents, image_file, parallel};
+
+/// What a boot mounts something on, unless the configuration says otherwise.
+const MOUNT_POINTS: [&str; 3] = ["etc", "var", "sysroot"];
 
 /// What was found in a repository.
 #[derive(Debug, Serialize)]
@@ -36,6 +41,8 @@ struct ImageVerdict {
     format: Option<String>,
     measured: Option<By>,
     error: Option<String>,
+    /// What a boot of it would lack, or might.
+    warnings: Vec<String>,
 }
 
 /// The objects of all images, each counted once.
@@ -108,7 +115,8 @@ fn select(repository: &Repository, selection: &Selection) -> Result<Vec<ImageDig
 
 /// Looks at an image; what its files refer to, too.
 fn look(repository: &Repository, digest: ImageDigest) -> (ImageVerdict, Vec<ImageDigest>) {
-    let mut verdict = ImageVerdict { image: image_name(digest), format: None, measured: None, error: None };
+    let mut verdict =
+        ImageVerdict { image: image_name(digest), format: None, measured: None, error: None, warnings: Vec::new() };
     match try_look(repository, digest, &mut verdict) {
         Ok(objects) => (verdict, objects),
         Err(Failure::Misuse(error) | Failure::Reason(error)) => {
@@ -139,7 +147,20 @@ fn try_look(
         objects.push(object);
         true
     })?;
+    verdict.warnings = lacks(repository, &name, &file)?;
     Ok(objects)
+}
+
+/// What an image lacks for a boot. Not each image is one to boot, and what the command line and the configuration say is not known.
+fn lacks(repository: &Repository, name: &str, file: &File) -> Result<Vec<String>, Failure> {
+    let contents = Contents::new(name, file, &MOUNT_POINTS)?;
+    let missing = contents.missing(repository, None)?;
+    let mut warnings: Vec<_> =
+        missing.iter().map(|refusal| format!("image '{name}': a boot would refuse: {}", chain(refusal))).collect();
+    if contents.lacks_machine_id()? {
+        warnings.push(contents::no_machine_id(name));
+    }
+    Ok(warnings)
 }
 
 /// Looks at `objects`, which are those of `images`.
@@ -241,13 +262,14 @@ impl Finding for Verification {
     }
 
     fn write_text(&self, text: &mut Page, paint: Paint) -> fmt::Result {
-        for ImageVerdict { image, format, measured, error } in &self.images {
+        for ImageVerdict { image, format, measured, error, warnings } in &self.images {
             let format = format.as_deref().unwrap_or("image");
             match (error, measured) {
                 (Some(error), _) => writeln!(text, "{} {image}: {error}", paint.bad("broken"))?,
                 (None, Some(by)) => writeln!(text, "{}     {image}: {format}, {by}", paint.good("ok"))?,
                 (None, None) => {}
             }
+            warnings.iter().try_for_each(|warning| writeln!(text, "warning {warning}"))?;
         }
         let ObjectsVerdict { checked, data, computed, broken } = &self.objects;
         for BrokenObject { error, files, .. } in broken {

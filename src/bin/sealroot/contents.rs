@@ -1,0 +1,218 @@
+//! What an image lacks that its boot needs, found without mounting it.
+
+use std::fs::File;
+use std::os::fd::AsFd;
+
+use erofs_rs::r#async::EroFS;
+use erofs_rs::types::Inode;
+use rustix::io::Errno;
+use sealroot::ask::cmdline::CommandLine;
+use sealroot::disk::layer::Ownership;
+use sealroot::disk::object;
+use sealroot::disk::repository::Repository;
+use sealroot::formats::composefs::{self, METACOPY, object_name, parse_metacopy};
+use sealroot::formats::elf;
+use sealroot::formats::erofs::{Reader, completed};
+use sealroot::kernel::lookup::LookupError;
+use sealroot::refusal::Refusal;
+use sealroot::steps::prove::{self, INITS, OS_RELEASE};
+use sealroot::verity::digest::ImageDigest;
+
+/// Without it PID 1 makes one, if it can write to /etc. One that is empty or says `uninitialized` is enough if it cannot: systemd
+/// mounts another over it. Source: machine-id(5).
+const MACHINE_ID: &str = "/etc/machine-id";
+/// So long is a chain of links at most, as for the kernel.
+const MAX_LINKS: usize = 40;
+/// `PATH_MAX`
+const MAX_TARGET: u64 = 4096;
+/// An entry of a directory takes at least this much of an image, in bytes (`struct erofs_dirent`).
+const MIN_ENTRY: u64 = 12;
+
+/// An image file whose files are looked up by their paths.
+#[derive(Debug)]
+pub struct Contents<'a> {
+    name: &'a str,
+    reader: Reader<'a>,
+    /// How many directory entries are looked at for one name at most.
+    max_entries: u64,
+    /// What something else is mounted on: nothing there is sealed.
+    mount_points: &'a [&'static str],
+}
+
+/// What a path leads to.
+enum Found {
+    Inode(Inode),
+    /// Why it leads to nothing.
+    Nothing(Errno),
+}
+
+impl<'a> Contents<'a> {
+    /// Of an image file, and of the directories in its root that a boot mounts something on.
+    pub fn new(name: &'a str, file: &'a File, mount_points: &'a [&'static str]) -> Result<Self, Refusal> {
+        let size = file.metadata().map_err(|reason| composefs::damaged(name, reason))?.len();
+        Ok(Self { name, reader: Reader::new(file), max_entries: size / MIN_ENTRY, mount_points })
+    }
+
+    /// What the boot program would find missing right before it puts the root in place, in its words: os-release, init and what
+    /// loads that. Without a command line, init is where systemd looks for it.
+    pub fn missing(&self, repository: &Repository, line: Option<&CommandLine>) -> Result<Vec<Refusal>, Refusal> {
+        let mut missing = Vec::new();
+        missing.extend(self.missing_init(repository, line)?);
+        missing.extend(self.regular_file(OS_RELEASE)?.err());
+        Ok(missing)
+    }
+
+    fn missing_init(&self, repository: &Repository, line: Option<&CommandLine>) -> Result<Option<Refusal>, Refusal> {
+        let named = match line.map_or(Ok(None), prove::init_karg) {
+            Ok(named) => named,
+            Err(refusal) => return Ok(Some(refusal)),
+        };
+        let [preferred, fallback] = INITS;
+        let (path, program) = match named {
+            Some(path) => {
+                let program = self.regular_file(&path)?;
+                (path, program)
+            }
+            None => match self.regular_file(preferred)? {
+                Err(refusal) if matches!(refusal.cause(), Some(LookupError::Kernel(Errno::NOENT))) => {
+                    (fallback.to_owned(), self.regular_file(fallback)?)
+                }
+                program => (preferred.to_owned(), program),
+            },
+        };
+        let inode = match program {
+            Ok(inode) => inode,
+            Err(refusal) => return Ok(Some(refusal)),
+        };
+        // An init in the image itself is no program: such are small. What is wrong with an object, `verify` says.
+        let Some(program) = self.object(inode)?.and_then(|digest| open_object(repository, digest)) else {
+            return Ok(None);
+        };
+        match elf::interpreter(&program) {
+            Ok(Some(interpreter)) => Ok(self.regular_file(&interpreter)?.err()),
+            Ok(None) => Ok(None),
+            Err(reason) => Ok(Some(prove::about(&path).because(reason))),
+        }
+    }
+
+    /// Whether systemd could not set a machine id if /etc is read-only.
+    pub fn lacks_machine_id(&self) -> Result<bool, Refusal> {
+        Ok(!matches!(self.look_up(MACHINE_ID, &[])?, Found::Inode(inode) if inode.is_file()))
+    }
+
+    /// Who owns a directory in the root, and its mode.
+    pub fn ownership(&self, directory: &str) -> Result<Ownership, Refusal> {
+        match self.look_up(&format!("/{directory}"), &[])? {
+            Found::Inode(inode) => {
+                Ok(Ownership { user: inode.uid(), group: inode.gid(), mode: u32::from(inode.permissions()) & 0o7777 })
+            }
+            Found::Nothing(reason) => Err(Refusal::of(format!("sealed root: '/{directory}'")).because(reason)),
+        }
+    }
+
+    /// A regular file by its path, or what the boot program says of that.
+    fn regular_file(&self, path: &str) -> Result<Result<Inode, Refusal>, Refusal> {
+        let wrong = |reason: LookupError| prove::about(path).because(reason);
+        Ok(match self.look_up(path, self.mount_points)? {
+            Found::Inode(inode) if inode.is_file() => Ok(inode),
+            Found::Inode(inode) => {
+                let found = if inode.is_dir() { "a directory" } else { "a special file" };
+                Err(wrong(LookupError::Kind { expected: "a regular file", found }))
+            }
+            Found::Nothing(reason @ Errno::XDEV) => Err(prove::on_another_mount(path, reason)),
+            Found::Nothing(reason) => Err(wrong(reason.into())),
+        })
+    }
+
+    /// What a process finds by this path whose root the image is: links are followed, but not to where something is mounted.
+    fn look_up(&self, path: &str, mount_points: &[&str]) -> Result<Found, Refusal> {
+        let failed = |error| composefs::unreadable(self.name, self.reader.explain(error));
+        let filesystem = self.reader.filesystem().map_err(|error| composefs::unreadable(self.name, error))?;
+        let root = filesystem.super_block().root_inode_id();
+        let root = completed(filesystem.get_inode(root)).map_err(failed)?;
+        let mut left: Vec<Vec<u8>> = parts(path.as_bytes());
+        // The directory so far, with the ones that it is in.
+        let mut way: Vec<(Vec<u8>, Inode)> = Vec::new();
+        let mut links = 0;
+        while let Some(part) = left.pop() {
+            match &*part {
+                b"" | b"." => continue,
+                b".." => {
+                    way.pop();
+                    continue;
+                }
+                _ => {}
+            }
+            let here = way.last().map_or(root, |(_, inode)| *inode);
+            if !here.is_dir() {
+                return Ok(Found::Nothing(Errno::NOTDIR));
+            }
+            let directory = way.iter().fold(Vec::new(), |path, (name, _)| [path, b"/".to_vec(), name.clone()].concat());
+            let Some(inode) = self.entry(&filesystem, &directory, &part)? else {
+                return Ok(Found::Nothing(Errno::NOENT));
+            };
+            if !inode.is_symlink() {
+                if way.is_empty() && mount_points.iter().any(|point| point.as_bytes() == part) {
+                    return Ok(Found::Nothing(Errno::XDEV));
+                }
+                way.push((part, inode));
+                continue;
+            }
+            links += 1;
+            if links > MAX_LINKS || inode.data_size() > MAX_TARGET {
+                return Ok(Found::Nothing(Errno::LOOP));
+            }
+            let target = completed(filesystem.read_link_inode(inode)).map_err(failed)?;
+            if target.as_bytes().starts_with(b"/") {
+                way.clear();
+            }
+            left.extend(parts(target.as_bytes()));
+        }
+        Ok(Found::Inode(way.last().map_or(root, |(_, inode)| *inode)))
+    }
+
+    /// The entry of a directory by its name.
+    fn entry(&self, filesystem: &EroFS<&Reader<'_>>, directory: &[u8], name: &[u8]) -> Result<Option<Inode>, Refusal> {
+        let failed = |error| composefs::unreadable(self.name, self.reader.explain(error));
+        let path = [directory, b"/"].concat();
+        let mut entries = completed(filesystem.read_dir(&path)).map_err(failed)?;
+        for _ in 0..=self.max_entries {
+            let Some(entry) = completed(entries.next_entry()) else { return Ok(None) };
+            let entry = entry.map_err(failed)?;
+            if entry.dir_entry.file_name() == name {
+                return Ok(Some(entry.inode));
+            }
+        }
+        let expected = format!("at most {} entries in a directory", self.max_entries);
+        Err(Refusal::of(format!("image '{}'", self.name)).expected(expected).found("more"))
+    }
+
+    /// The object of a file; `None` for what is in the image.
+    fn object(&self, inode: Inode) -> Result<Option<ImageDigest>, Refusal> {
+        if inode.xattr_size() == 0 {
+            return Ok(None);
+        }
+        let filesystem = self.reader.filesystem().map_err(|error| composefs::unreadable(self.name, error))?;
+        let xattrs = completed(filesystem.xattrs_inode(inode))
+            .map_err(|error| composefs::unreadable(self.name, self.reader.explain(error)))?;
+        Ok(xattrs.get(METACOPY.as_bytes()).and_then(|value| parse_metacopy(value)))
+    }
+}
+
+/// What follows if that is so.
+pub fn no_machine_id(image: &str) -> String {
+    format!(
+        "image '{image}': expected a file '{MACHINE_ID}', if only an empty one, found none: systemd cannot set a machine id \
+         where /etc is read-only (etc.mount = \"none\")"
+    )
+}
+
+/// The parts of a path, the first one last.
+fn parts(path: &[u8]) -> Vec<Vec<u8>> {
+    path.split(|byte| *byte == b'/').rev().map(<[u8]>::to_vec).collect()
+}
+
+fn open_object(repository: &Repository, digest: ImageDigest) -> Option<File> {
+    let objects = repository.objects().ok()?;
+    object::open_unmeasured(objects.as_fd(), &object_name(digest)).ok()
+}

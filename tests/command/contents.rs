@@ -1,0 +1,99 @@
+//! What `sealroot uki --repo` and `sealroot verify` say of images that lack what a boot needs.
+
+use serde_json::Value;
+
+use crate::golden::GOLDEN;
+use crate::made::Made;
+use crate::run::{answer, sealroot};
+
+const NONE: &str = "No such file or directory (os error 2)";
+
+/// What is said of an image, with these arguments and this configuration: problems and warnings.
+fn said(name: &str, kargs: &str, config: &str) -> (Vec<String>, Vec<String>) {
+    let digest = GOLDEN.value(name);
+    let made = Made::new().line(&format!("composefs={digest} {kargs}")).config(config);
+    let disk = made.disk("sha256", digest);
+    let found = made.asked(&["--repo", &disk.repository()]);
+    assert_eq!(found.status, 1);
+    (found.problems(), found.warnings())
+}
+
+fn no_machine_id(name: &str) -> String {
+    format!(
+        "image 'images/{}': expected a file '/etc/machine-id', if only an empty one, found none: systemd cannot set a machine \
+         id where /etc is read-only (etc.mount = \"none\")",
+        GOLDEN.value(name)
+    )
+}
+
+fn missing(path: &str) -> String {
+    format!("new root: '{path}': {NONE}")
+}
+
+#[test]
+fn an_image_that_has_it_all() {
+    assert_eq!(said("SHA256_V1", "", ""), (vec![], vec![]));
+    // By links that stay in what is sealed, and with an interpreter.
+    for config in ["", "[etc]\nmount = \"none\"\n"] {
+        assert_eq!(said("SHA256_LINKED", "", config), (vec![], vec![]));
+    }
+}
+
+#[test]
+fn an_image_without_init_and_os_release() {
+    let problems = vec![missing("/sbin/init"), missing("/usr/lib/os-release")];
+    assert_eq!(said("SHA256_BARE", "", ""), (problems, vec![]));
+}
+
+#[test]
+fn an_image_that_has_it_elsewhere() {
+    let os_release = "new root: '/usr/lib/os-release': expected a sealed file, found one on another mount: Invalid cross-device \
+                      link (os error 18)";
+    assert_eq!(said("SHA256_ASTRAY", "", ""), (vec![missing("/lib64/ld.so"), os_release.into()], vec![]));
+    // Without a mount on /etc it is sealed.
+    let config = "[etc]\nmount = \"none\"\n";
+    let warnings = vec![no_machine_id("SHA256_ASTRAY")];
+    assert_eq!(said("SHA256_ASTRAY", "", config), (vec![missing("/lib64/ld.so")], warnings));
+}
+
+#[test]
+fn init_that_the_command_line_names() {
+    let found = |init: &str| said("SHA256_LINKED", &format!("init={init}"), "").0;
+    assert_eq!(found("/usr/lib/../lib/systemd/systemd"), [""; 0]);
+    assert_eq!(found("/usr/bin/none"), [missing("/usr/bin/none")]);
+    assert_eq!(found("/usr/share/file-1/x"), ["new root: '/usr/share/file-1/x': Not a directory (os error 20)"]);
+    assert_eq!(found("/usr/lib"), ["new root: '/usr/lib': expected a regular file, found a directory"]);
+    let expected = "expected a sealed file, found one on another mount: Invalid cross-device link (os error 18)";
+    assert_eq!(found("/etc/init"), [format!("new root: '/etc/init': {expected}")]);
+    assert_eq!(found("init"), ["karg 'init': expected an absolute path, found 'init'"]);
+}
+
+#[test]
+fn a_machine_id_for_a_read_only_etc() {
+    let none = "[etc]\nmount = \"none\"\n";
+    assert_eq!(said("SHA256_V1", "", none), (vec![], vec![no_machine_id("SHA256_V1")]));
+    // There /etc takes changes.
+    for config in ["", "[etc]\nmount = \"transient\"\n", "[etc]\nmount = \"none\"\n[root]\ntransient = true\n"] {
+        assert_eq!(said("SHA256_V1", "", config).1, [""; 0], "{config}");
+    }
+}
+
+#[test]
+fn verify_warns() {
+    let repository = GOLDEN.repository("sha256");
+    let warnings = |name: &str| {
+        let answer = answer(0, &["verify", "--repo", &repository, GOLDEN.value(name)]);
+        let warnings = answer["result"]["images"][0]["warnings"].as_array().unwrap().clone();
+        warnings.iter().filter_map(Value::as_str).map(str::to_owned).collect::<Vec<_>>()
+    };
+    let refused =
+        |name: &str, reason: &str| format!("image 'images/{}': a boot would refuse: {reason}", GOLDEN.value(name));
+    assert_eq!(warnings("SHA256_LINKED"), [""; 0]);
+    assert_eq!(warnings("SHA256_V1"), [no_machine_id("SHA256_V1")]);
+    let bare = |reason: &str| refused("SHA256_BARE", reason);
+    let expected = [bare(&missing("/sbin/init")), bare(&missing("/usr/lib/os-release")), no_machine_id("SHA256_BARE")];
+    assert_eq!(warnings("SHA256_BARE"), expected);
+    assert_eq!(warnings("SHA256_ASTRAY").len(), 3);
+    let text = sealroot(&["verify", "--repo", &repository, GOLDEN.value("SHA256_BARE")]).out;
+    assert!(text.lines().any(|line| line == format!("warning {}", expected[1])), "{text}");
+}
