@@ -397,12 +397,16 @@ _sealroot() {
             return 0
             ;;
         sealroot__subcmd__uki)
-            opts="-h --repo --strict --json --help"
+            opts="-h --cert --repo --strict --json --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi
             case "${prev}" in
+                --cert)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
                 --repo)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0

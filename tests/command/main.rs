@@ -22,5 +22,6 @@ mod made;
 mod manners;
 mod refusals;
 mod run;
+mod signature;
 mod state;
 mod uki;

@@ -149,12 +149,15 @@ pub struct StatusArguments {}
 ///
 /// Yes means: it is signed, its command line names an image, its initramfs has sealroot with all its parts, nothing
 /// there overrides or masks them, and the policy in there requires verification. What the boot program would refuse of command
-/// line and configuration is told in its words. The signature is not verified; only its presence is checked.
+/// line and configuration is told in its words. Without a certificate, only the presence of a signature is checked.
 #[derive(Debug, clap::Args)]
 pub struct UkiArguments {
     /// The unified kernel image
     #[arg(value_name = "FILE")]
     pub file: PathBuf,
+    /// Also require a signature that a certificate in this file vouches for
+    #[arg(long = "cert", value_name = "CERTIFICATE")]
+    pub certificate: Option<PathBuf>,
     /// Also require that the repository in this directory has the image with what a boot needs of it, and that the state beside
     /// the repository is what a boot takes
     #[arg(long = "repo", value_name = "DIR")]

@@ -21,6 +21,7 @@ mod overrides;
 mod parallel;
 mod probe;
 mod shipped;
+mod signature;
 mod status;
 mod uki;
 mod verify;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 use std::ptr;
@@ -27,6 +28,7 @@ use sealroot::verity::Verification;
 use crate::arguments::UkiArguments;
 use crate::contents::Contents;
 use crate::output::{Answer, Failure, Finding, Page, Paint, printable};
+use crate::signature::{self, SignatureVerdict};
 use crate::{complete, contents, deployment, image_file, manifest, measure};
 
 /// `COMMAND_LINE_SIZE` of x86-64 and arm64, without the zero at its end.
@@ -37,6 +39,8 @@ const MAX_COMMAND_LINE: usize = 2047;
 pub struct UkiVerdict {
     machine: String,
     signed: bool,
+    /// What a certificate says of the signature, if there is one to ask.
+    signature: Option<SignatureVerdict>,
     profiles: Vec<ProfileVerdict>,
     /// Whether bypasses count against it.
     strict: bool,
@@ -65,7 +69,8 @@ struct ProfileVerdict {
 pub fn run(arguments: &UkiArguments) -> Result<UkiVerdict, Failure> {
     let name = printable(arguments.file.as_os_str().as_encoded_bytes());
     let failed = |error: Refusal| Failure::Reason(format!("'{name}': {}", chain(&error)));
-    let content = read(&arguments.file).map_err(failed)?;
+    let file = measure::open(&arguments.file).map_err(unread).map_err(failed)?;
+    let content = read(&file).map_err(failed)?;
     let uki = Uki::parse(&content).map_err(failed)?;
     let mut unpacked = Unpacked { budget: Budget::for_input(content.len()), read: Vec::new() };
     let mut profiles = Vec::new();
@@ -86,9 +91,12 @@ pub fn run(arguments: &UkiArguments) -> Result<UkiVerdict, Failure> {
         }
         profiles.push(verdict);
     }
+    let certificate = arguments.certificate.as_deref();
+    let signature = certificate.map(|certificate| signature::judge(&file, uki.signature, certificate)).transpose()?;
     Ok(UkiVerdict {
         machine: uki.machine,
         signed: uki.signature == Signature::Present,
+        signature,
         profiles,
         strict: arguments.strict,
     })
@@ -98,8 +106,7 @@ fn unread(reason: std::io::Error) -> Refusal {
     Refusal::of("cannot be read").because(reason)
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, Refusal> {
-    let file = measure::open(path).map_err(unread)?;
+fn read(file: &File) -> Result<Vec<u8>, Refusal> {
     let size = file.metadata().map_err(unread)?.len();
     if size > MAX_SIZE {
         return Err(pe::too_long(size));
@@ -294,12 +301,18 @@ fn pretty_name(os_release: &[u8]) -> Option<String> {
 impl Finding for UkiVerdict {
     fn answer(&self) -> Answer {
         let closed = !self.strict || self.profiles.iter().all(|profile| profile.bypasses.is_empty());
-        Answer::if_so(self.signed && closed && self.profiles.iter().all(|profile| profile.problems.is_empty()))
+        let signed = self.signed && self.signature.as_ref().is_none_or(SignatureVerdict::is_right);
+        Answer::if_so(signed && closed && self.profiles.iter().all(|profile| profile.problems.is_empty()))
     }
 
     fn write_text(&self, text: &mut Page, paint: Paint) -> fmt::Result {
         writeln!(text, "machine:      {}", self.machine)?;
-        let signed = if self.signed { "yes (by whom, the firmware decides)".into() } else { paint.bad("no") };
+        let signed = match &self.signature {
+            Some(verdict) if !verdict.is_right() => paint.bad(verdict),
+            Some(verdict) => verdict.to_string(),
+            None if self.signed => "yes (by whom, the firmware decides)".into(),
+            None => paint.bad("no"),
+        };
         writeln!(text, "signed:       {signed}")?;
         for (number, profile) in self.profiles.iter().enumerate() {
             if self.profiles.len() > 1 {
