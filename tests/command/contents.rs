@@ -78,6 +78,25 @@ fn a_machine_id_for_a_read_only_etc() {
     }
 }
 
+/// Nobody waits for an image whose links have one directory read again and again.
+#[test]
+fn links_without_an_end() {
+    let (name, expected) = (
+        format!("image 'images/{}'", GOLDEN.value("SHA256_ENDLESS")),
+        "expected few directory entries on the way to what a boot reads, found more than an image of its size has",
+    );
+    assert_eq!(said("SHA256_ENDLESS", "", ""), (vec![format!("{name}: {expected}")], vec![]));
+    // Its objects are right all the same.
+    let answer = answer(0, &["verify", "--repo", &GOLDEN.repository("sha256"), GOLDEN.value("SHA256_ENDLESS")]);
+    assert_eq!(answer["result"]["images"][0]["warnings"][0], format!("{name}: {expected}"));
+    assert!(answer["result"]["objects"]["checked"].as_u64().unwrap() > 0);
+    // A loop is an answer sooner than that.
+    assert_eq!(
+        said("SHA256_LINKED", "init=/usr/lib/loop", "").0,
+        ["new root: '/usr/lib/loop': Too many levels of symbolic links (os error 40)"]
+    );
+}
+
 #[test]
 fn verify_warns() {
     let repository = GOLDEN.repository("sha256");

@@ -21,13 +21,16 @@ const PAGE: usize = 4096;
 pub struct Made {
     folder: TempDir,
     line: String,
+    /// Of each profile.
+    profiles: Vec<String>,
     files: Vec<(String, u32, Vec<u8>)>,
 }
 
 impl Made {
     /// Complete, and for an image of the repository with SHA-512.
     pub fn new() -> Self {
-        let mut made = Self { folder: tempfile::tempdir().unwrap(), line: GOLDEN.karg(), files: Vec::new() };
+        let mut made =
+            Self { folder: tempfile::tempdir().unwrap(), line: GOLDEN.karg(), profiles: Vec::new(), files: Vec::new() };
         let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("systemd-units");
         made.units(&shipped, UNITS);
         for unit in
@@ -57,6 +60,12 @@ impl Made {
     /// With another command line.
     pub fn line(mut self, line: &str) -> Self {
         self.line = line.into();
+        self
+    }
+
+    /// With one profile more, which has this command line.
+    pub fn profile(mut self, line: &str) -> Self {
+        self.profiles.push(line.into());
         self
     }
 
@@ -91,12 +100,15 @@ impl Made {
     pub fn written(&self) -> String {
         let archive: Vec<u8> =
             self.files.iter().flat_map(|(path, mode, content)| entry(path, *mode, content)).collect();
-        let sections = [
+        let mut sections = vec![
             (".linux", &b"a kernel"[..]),
             (".initrd", &archive),
             (".cmdline", self.line.as_bytes()),
             (".sdmagic", b"#### LoaderInfo: systemd-stub 257 ####"),
         ];
+        for line in &self.profiles {
+            sections.extend([(".profile", &b"ID=one"[..]), (".cmdline", line.as_bytes())]);
+        }
         fs::write(self.path("uki.efi"), pe(&sections)).unwrap();
         self.name("uki.efi")
     }

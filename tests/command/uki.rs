@@ -76,6 +76,22 @@ fn kargs_that_a_boot_refuses() {
     }
 }
 
+/// Each profile is asked about its own.
+#[test]
+fn kargs_of_profiles() {
+    let karg = GOLDEN.karg();
+    let volatile = format!("{karg} systemd.volatile=yes");
+    let found = Made::new().profile(&karg).profile(&volatile).profile("quiet").asked(&[]);
+    let problems = found.result["profiles"].as_array().unwrap().iter().map(|profile| profile["problems"].clone());
+    let problem = |text: &str| serde_json::json!([format!("kernel command line: expected {text}")]);
+    let expected = [
+        serde_json::json!([]),
+        problem("no 'systemd.volatile' but 'state' (root.transient = true does the same), found 'yes'"),
+        problem("a karg 'composefs.digest' or 'composefs', found neither"),
+    ];
+    assert!(problems.eq(expected), "{found:?}");
+}
+
 /// The last stage of the boot says so of the first, and the kernel says nothing of the other.
 #[test]
 fn kargs_that_only_the_end_of_a_boot_refuses() {

@@ -1,5 +1,6 @@
 //! What an image lacks that its boot needs, found without mounting it.
 
+use std::cell::Cell;
 use std::fs::File;
 use std::os::fd::AsFd;
 
@@ -25,16 +26,19 @@ const MACHINE_ID: &str = "/etc/machine-id";
 const MAX_LINKS: usize = 40;
 /// `PATH_MAX`
 const MAX_TARGET: u64 = 4096;
-/// An entry of a directory takes at least this much of an image, in bytes (`struct erofs_dirent`).
-const MIN_ENTRY: u64 = 12;
+/// An entry of a directory with its inode takes at least this much of an image, in bytes (`struct erofs_dirent`,
+/// `struct erofs_inode_compact`).
+const MIN_ENTRY: u64 = 12 + 32;
+/// So often all entries of an image are looked at, at most: some paths, each with some parts.
+const MAX_LOOKS: u64 = 16;
 
 /// An image file whose files are looked up by their paths.
 #[derive(Debug)]
 pub struct Contents<'a> {
     name: &'a str,
     reader: Reader<'a>,
-    /// How many directory entries are looked at for one name at most.
-    max_entries: u64,
+    /// How many directory entries are looked at yet, for all names: links can have one directory read over and over.
+    entries_left: Cell<u64>,
     /// What something else is mounted on: nothing there is sealed.
     mount_points: &'a [&'static str],
 }
@@ -50,7 +54,12 @@ impl<'a> Contents<'a> {
     /// Of an image file, and of the directories in its root that a boot mounts something on.
     pub fn new(name: &'a str, file: &'a File, mount_points: &'a [&'static str]) -> Result<Self, Refusal> {
         let size = file.metadata().map_err(|reason| composefs::damaged(name, reason))?.len();
-        Ok(Self { name, reader: Reader::new(file), max_entries: size / MIN_ENTRY, mount_points })
+        Ok(Self {
+            name,
+            reader: Reader::new(file),
+            entries_left: Cell::new(MAX_LOOKS * (size / MIN_ENTRY)),
+            mount_points,
+        })
     }
 
     /// What the boot program would find missing right before it puts the root in place, in its words: os-release, init and what
@@ -176,15 +185,26 @@ impl<'a> Contents<'a> {
         let failed = |error| composefs::unreadable(self.name, self.reader.explain(error));
         let path = [directory, b"/"].concat();
         let mut entries = completed(filesystem.read_dir(&path)).map_err(failed)?;
-        for _ in 0..=self.max_entries {
-            let Some(entry) = completed(entries.next_entry()) else { return Ok(None) };
+        // The directory itself is looked up by its path.
+        self.take(1 + directory.len() as u64)?;
+        while let Some(entry) = completed(entries.next_entry()) {
+            self.take(1)?;
             let entry = entry.map_err(failed)?;
             if entry.dir_entry.file_name() == name {
                 return Ok(Some(entry.inode));
             }
         }
-        let expected = format!("at most {} entries in a directory", self.max_entries);
-        Err(Refusal::of(format!("image '{}'", self.name)).expected(expected).found("more"))
+        Ok(None)
+    }
+
+    /// Counts what is looked at.
+    fn take(&self, count: u64) -> Result<(), Refusal> {
+        let left = self.entries_left.get().checked_sub(count).ok_or_else(|| {
+            let expected = "few directory entries on the way to what a boot reads";
+            Refusal::of(format!("image '{}'", self.name)).expected(expected).found("more than an image of its size has")
+        })?;
+        self.entries_left.set(left);
+        Ok(())
     }
 
     /// The object of a file; `None` for what is in the image.

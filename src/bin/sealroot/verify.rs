@@ -10,7 +10,7 @@ use sealroot::disk::object::{self, Object, ObjectIs};
 use sealroot::disk::repository::{Repository, image_name};
 use sealroot::disk::whole_file::WholeFiles;
 use sealroot::formats::composefs::{self, object_name};
-use sealroot::refusal::chain;
+use sealroot::refusal::{Refusal, chain};
 use sealroot::verity::digest::ImageDigest;
 
 use crate::arguments::{Selection, VerifyArguments};
@@ -147,12 +147,13 @@ fn try_look(
         objects.push(object);
         true
     })?;
-    verdict.warnings = lacks(repository, &name, &file)?;
+    // Whatever that is, each object can be checked.
+    verdict.warnings = lacks(repository, &name, &file).unwrap_or_else(|refusal| vec![chain(&refusal)]);
     Ok(objects)
 }
 
 /// What an image lacks for a boot. Not each image is one to boot, and what the command line and the configuration say is not known.
-fn lacks(repository: &Repository, name: &str, file: &File) -> Result<Vec<String>, Failure> {
+fn lacks(repository: &Repository, name: &str, file: &File) -> Result<Vec<String>, Refusal> {
     let contents = Contents::new(name, file, &MOUNT_POINTS)?;
     let missing = contents.missing(repository, None)?;
     let mut warnings: Vec<_> =
