@@ -1,5 +1,9 @@
 //! What `sealroot uki --repo` and `sealroot verify` say of images that lack what a boot needs.
 
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+
 use serde_json::Value;
 
 use crate::golden::GOLDEN;
@@ -54,6 +58,34 @@ fn an_image_that_has_it_elsewhere() {
     let config = "[etc]\nmount = \"none\"\n";
     let warnings = vec![no_machine_id("SHA256_ASTRAY")];
     assert_eq!(said("SHA256_ASTRAY", "", config), (vec![missing("/lib64/ld.so")], warnings));
+}
+
+/// An object that is gone, and one in whose place something else stands.
+#[test]
+fn an_image_whose_objects_are_missing() {
+    for (path, hostile) in
+        [("/usr/lib/systemd/systemd", false), ("/usr/lib/systemd/systemd", true), ("/lib64/ld.so", false)]
+    {
+        let digest = GOLDEN.value("SHA256_LINKED");
+        let made = Made::new().line(&format!("composefs={digest}"));
+        let disk = made.disk("sha256", digest);
+        let real = if path == "/lib64/ld.so" { "/usr/lib/ld-linked.so" } else { path };
+        let entry = answer(0, &["inspect", "--repo", &disk.repository(), digest, real]);
+        let object = entry["result"]["entry"]["object"].as_str().unwrap();
+        let file = Path::new(&disk.repository()).join(object);
+        fs::remove_file(&file).unwrap();
+        if hostile {
+            symlink("/bin/true", &file).unwrap();
+        }
+        let name = object.replace("objects", "").replace('/', "");
+        let found = if hostile { "found a symbolic link" } else { "found none" };
+        let [problem] = &made.asked(&["--repo", &disk.repository()]).problems()[..] else { panic!("{path}") };
+        assert!(
+            problem.starts_with(&format!("new root: '{path}': object '{object}': expected sha256:{name}, ")),
+            "{problem}"
+        );
+        assert!(problem.ends_with(found), "{problem}");
+    }
 }
 
 #[test]

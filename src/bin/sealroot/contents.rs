@@ -9,7 +9,7 @@ use erofs_rs::types::Inode;
 use rustix::io::Errno;
 use sealroot::ask::cmdline::CommandLine;
 use sealroot::disk::layer::Ownership;
-use sealroot::disk::object;
+use sealroot::disk::object::{self, Object};
 use sealroot::disk::repository::Repository;
 use sealroot::formats::composefs::{self, METACOPY, object_name, parse_metacopy};
 use sealroot::formats::elf;
@@ -67,7 +67,7 @@ impl<'a> Contents<'a> {
     pub fn missing(&self, repository: &Repository, line: Option<&CommandLine>) -> Result<Vec<Refusal>, Refusal> {
         let mut missing = Vec::new();
         missing.extend(self.missing_init(repository, line)?);
-        missing.extend(self.regular_file(OS_RELEASE)?.err());
+        missing.extend(self.sealed_file(repository, OS_RELEASE)?.err());
         Ok(missing)
     }
 
@@ -79,26 +79,24 @@ impl<'a> Contents<'a> {
         let [preferred, fallback] = INITS;
         let (path, program) = match named {
             Some(path) => {
-                let program = self.regular_file(&path)?;
+                let program = self.sealed_file(repository, &path)?;
                 (path, program)
             }
-            None => match self.regular_file(preferred)? {
+            None => match self.sealed_file(repository, preferred)? {
                 Err(refusal) if matches!(refusal.cause(), Some(LookupError::Kernel(Errno::NOENT))) => {
-                    (fallback.to_owned(), self.regular_file(fallback)?)
+                    (fallback.to_owned(), self.sealed_file(repository, fallback)?)
                 }
                 program => (preferred.to_owned(), program),
             },
         };
-        let inode = match program {
-            Ok(inode) => inode,
+        let program = match program {
+            Ok(Some(program)) => program,
+            // What is in the image itself is too small for a program.
+            Ok(None) => return Ok(None),
             Err(refusal) => return Ok(Some(refusal)),
         };
-        // An init in the image itself is no program: such are small. What is wrong with an object, `verify` says.
-        let Some(program) = self.object(inode)?.and_then(|digest| open_object(repository, digest)) else {
-            return Ok(None);
-        };
         match elf::interpreter(&program) {
-            Ok(Some(interpreter)) => Ok(self.regular_file(&interpreter)?.err()),
+            Ok(Some(interpreter)) => Ok(self.sealed_file(repository, &interpreter)?.err()),
             Ok(None) => Ok(None),
             Err(reason) => Ok(Some(prove::about(&path).because(reason))),
         }
@@ -117,6 +115,20 @@ impl<'a> Contents<'a> {
             }
             Found::Nothing(reason) => Err(Refusal::of(format!("sealed root: '/{directory}'")).because(reason)),
         }
+    }
+
+    /// The object of a file by its path, `None` where the content is in the image, or what the boot program says of it. Whether it is
+    /// the right one, `verify` says.
+    fn sealed_file(&self, repository: &Repository, path: &str) -> Result<Result<Option<File>, Refusal>, Refusal> {
+        let inode = match self.regular_file(path)? {
+            Ok(inode) => inode,
+            Err(refusal) => return Ok(Err(refusal)),
+        };
+        let Some(digest) = self.object(inode)? else { return Ok(Ok(None)) };
+        let objects = repository.objects()?;
+        let opened = object::open_unmeasured(objects.as_fd(), &object_name(digest));
+        let wrong = |found| Object::new(object_name(digest), digest, found).to_string();
+        Ok(opened.map(Some).map_err(|found| Refusal::of(wrong(found)).within(prove::about(path))))
     }
 
     /// A regular file by its path, or what the boot program says of that.
@@ -230,9 +242,4 @@ pub fn no_machine_id(image: &str) -> String {
 /// The parts of a path, the first one last.
 fn parts(path: &[u8]) -> Vec<Vec<u8>> {
     path.split(|byte| *byte == b'/').rev().map(<[u8]>::to_vec).collect()
-}
-
-fn open_object(repository: &Repository, digest: ImageDigest) -> Option<File> {
-    let objects = repository.objects().ok()?;
-    object::open_unmeasured(objects.as_fd(), &object_name(digest)).ok()
 }
