@@ -100,6 +100,9 @@ fn kargs_that_only_the_end_of_a_boot_refuses() {
         let expected = format!("karg 'init': expected an absolute path, found '{}'", init.as_bytes().escape_ascii());
         assert_eq!(Made::new().line(&format!("{karg} init={init}")).asked(&[]).problems(), [expected]);
     }
+    // Also if the repository has no such image.
+    let found = Made::new().line(&format!("{karg} init=a")).asked(&["--repo", &GOLDEN.repository("sha256")]).problems();
+    assert!(found.len() == 2 && found[0] == "karg 'init': expected an absolute path, found 'a'", "{found:?}");
     for fine in ["init=", "init=a init=/sbin/init"] {
         assert_eq!(Made::new().line(&format!("{karg} {fine}")).asked(&[]).problems(), [""; 0]);
     }

@@ -72,10 +72,8 @@ impl<'a> Contents<'a> {
     }
 
     fn missing_init(&self, repository: &Repository, line: Option<&CommandLine>) -> Result<Option<Refusal>, Refusal> {
-        let named = match line.map_or(Ok(None), prove::init_karg) {
-            Ok(named) => named,
-            Err(refusal) => return Ok(Some(refusal)),
-        };
+        // What is no path is told without an image.
+        let Ok(named) = line.map_or(Ok(None), prove::init_karg) else { return Ok(None) };
         let [preferred, fallback] = INITS;
         let (path, program) = match named {
             Some(path) => {

@@ -177,8 +177,7 @@ fn judge(
     let command_line = CommandLine::split(command_line);
     match decide(sections, initramfs, &command_line, &mut verdict) {
         Ok(policy) => {
-            // Whether its file is there, an image must say.
-            if let (None, Err(refusal)) = (repository, prove::init_karg(&command_line)) {
+            if let Err(refusal) = prove::init_karg(&command_line) {
                 verdict.problems.push(chain(&refusal));
             }
             verdict.images = policy.images().iter().map(ToString::to_string).collect();
