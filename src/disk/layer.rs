@@ -3,7 +3,7 @@
 use std::fmt;
 use std::os::fd::AsFd;
 
-use rustix::fs::{AtFlags, Gid, Mode, RenameFlags, Uid};
+use rustix::fs::{AtFlags, Gid, Mode, RenameFlags, Uid, XattrFlags};
 use rustix::io::Errno;
 
 use crate::kernel::lookup::{self, Links, LookupError};
@@ -34,6 +34,50 @@ impl fmt::Display for Ownership {
     }
 }
 
+/// Who may do what, and what is made in a directory inherits. A new directory has those of the one that it is made in.
+const ACCESS_LISTS: [&str; 2] = ["system.posix_acl_access", "system.posix_acl_default"];
+/// What SELinux takes a directory for.
+const LABEL: &str = "security.selinux";
+/// The longest attribute that is given, in bytes: a label of SELinux is at most this.
+const MAX_ATTRIBUTE: usize = 4096;
+
+/// Gives a directory the access lists of another, or none, and its label, if it has one. The mode comes after that, since an access
+/// list has a part of it.
+pub fn give_attributes(directory: impl AsFd, like: impl AsFd) -> Result<(), Errno> {
+    let (path, like) = (lookup::proc_path(directory.as_fd()), lookup::proc_path(like.as_fd()));
+    let mut buffer = [0; MAX_ATTRIBUTE];
+    for name in ACCESS_LISTS {
+        set_attribute(&path, name, attribute(&like, name, &mut buffer)?)?;
+    }
+    match attribute(&like, LABEL, &mut buffer)? {
+        Some(label) => set_attribute(&path, LABEL, Some(label)),
+        None => Ok(()),
+    }
+}
+
+fn attribute<'a>(path: &str, name: &str, buffer: &'a mut [u8]) -> Result<Option<&'a [u8]>, Errno> {
+    match rustix::fs::getxattr(path, name, &mut *buffer) {
+        Ok(length) => Ok(buffer.get(..length)),
+        Err(Errno::NODATA | Errno::OPNOTSUPP) => Ok(None),
+        Err(reason) => Err(reason),
+    }
+}
+
+/// Sets an attribute that is not that already, or removes it. Nothing is written where nothing changes.
+fn set_attribute(path: &str, name: &str, value: Option<&[u8]>) -> Result<(), Errno> {
+    let mut buffer = [0; MAX_ATTRIBUTE];
+    let found = match attribute(path, name, &mut buffer) {
+        // One that is longer is another.
+        Err(Errno::RANGE) => Some(&[][..]),
+        found => found?,
+    };
+    match value {
+        _ if found == value => Ok(()),
+        Some(value) => rustix::fs::setxattr(path, name, value, XattrFlags::empty()),
+        None => rustix::fs::removexattr(path, name),
+    }
+}
+
 /// Makes a directory under another name first: after a power cut it is there as it must be, or not at all.
 pub fn make(state: impl AsFd + Copy, name: &str, ownership: Ownership) -> Result<(), LookupError> {
     let new = format!("{name}.new");
@@ -44,6 +88,9 @@ pub fn make(state: impl AsFd + Copy, name: &str, ownership: Ownership) -> Result
     rustix::fs::mkdirat(state, &new, Mode::RWXU)?;
     let fd = lookup::directory(state, &new, Links::Refused)?;
     let by_path = lookup::proc_path(fd.as_fd());
+    for name in ACCESS_LISTS {
+        set_attribute(&by_path, name, None)?;
+    }
     rustix::fs::chown(&by_path, Some(Uid::from_raw(ownership.user)), Some(Gid::from_raw(ownership.group)))?;
     rustix::fs::chmod(&by_path, Mode::from_raw_mode(ownership.mode))?;
     rustix::fs::renameat_with(state, &new, state, name, RenameFlags::NOREPLACE)?;

@@ -50,6 +50,15 @@ impl Links {
     }
 }
 
+/// The path of an open directory from another one that it lies below, as the kernel knows it, whatever links led there.
+pub fn path_below(above: impl AsFd, directory: impl AsFd) -> Result<Vec<u8>, Errno> {
+    let path = |fd: BorrowedFd<'_>| rustix::fs::readlink(proc_path(fd), Vec::new()).map(std::ffi::CString::into_bytes);
+    let (above, path) = (path(above.as_fd())?, path(directory.as_fd())?);
+    let above = above.strip_suffix(b"/").unwrap_or(&above);
+    let below = path.strip_prefix(above).filter(|below| below.is_empty() || below.starts_with(b"/"));
+    below.map(<[u8]>::to_vec).ok_or(Errno::XDEV)
+}
+
 /// Opens `path` below `directory` for use as a location only (`O_PATH`).
 pub fn location(directory: impl AsFd, path: impl Arg + Copy, links: Links) -> Result<OwnedFd, Errno> {
     openat2(directory, path, OFlags::PATH, links.resolve())

@@ -263,7 +263,7 @@ impl Assembly<'_> {
         self.workbench.hold(&state, directory.place.held_name())?;
         let like = Ownership::of(&lower).map_err(|reason| no_mount_point(directory.place.name(), reason))?;
         expect_layers(&state, &name, directory.place)?;
-        let mut upper = upper_layer(&state, &name, like)?;
+        let mut upper = upper_layer(&state, &name, like, &lower)?;
         if let Some(keep) = directory.keep {
             let rejected = rejected_layer(&state, &name)?;
             let (directory, rejected, sealed) = (state.as_fd(), rejected.as_fd(), lower.as_fd());
@@ -295,7 +295,7 @@ impl Assembly<'_> {
         let like = Ownership::of(&lower).map_err(unreadable)?;
         let state = tmpfs("0755", attributes).map_err(failed)?;
         self.workbench.hold(&state, place.held_name())?;
-        let upper = upper_layer(&state, "tmpfs", like)?;
+        let upper = upper_layer(&state, "tmpfs", like, &lower)?;
         let work = work_layer(&state, "tmpfs", like)?;
         let mount = overlay::writable(source, lower, upper, work, attributes, self.kernel).map_err(failed)?;
         if place == Place::Root {
@@ -313,16 +313,35 @@ impl Assembly<'_> {
 /// The directory that keeps what a place of the root has of its own, with its path on the physical root.
 ///
 /// Looked up from the physical root's directory: `var` may be a link to a directory that deployments share, and a
-/// link out of the physical root must not lead anywhere.
+/// link out of the physical root must not lead anywhere. `etc` is no link, nor is anything on the way there.
 pub(super) fn state_directory(
     physical: impl AsFd,
     digest: ImageDigest,
     place: Place,
 ) -> Result<(String, OwnedFd), Refusal> {
     let name = format!("state/deploy/{}/{}", digest.to_hex(), place.name());
-    match lookup::directory(physical, &name, Links::Beneath) {
-        Ok(state) => Ok((name, state)),
-        Err(reason) => Err(state_error(&name, reason)),
+    let failed = |reason| state_error(&name, reason);
+    if place != Place::Var {
+        let state = lookup::directory(physical, &name, Links::Refused).map_err(failed)?;
+        return Ok((name, state));
+    }
+    let state = lookup::directory(&physical, &name, Links::Beneath).map_err(failed)?;
+    let path = lookup::path_below(physical, &state).map_err(|reason| failed(reason.into()))?;
+    if !is_apart_from_etc(&path) {
+        let found = format_args!("'{}'", path.escape_ascii()).to_string();
+        return Err(about_state(&name).expected("a directory apart from those of /etc").found(found));
+    }
+    Ok((name, state))
+}
+
+/// Whether a directory, by its path from the physical root, neither has the state of an /etc in it nor lies in one: who may write
+/// there, such as a service to its own directory in /var, must not write to /etc.
+fn is_apart_from_etc(path: &[u8]) -> bool {
+    let parts: Vec<&[u8]> = path.split(|byte| *byte == b'/').filter(|part| !part.is_empty()).collect();
+    match parts.as_slice() {
+        [] | [b"state"] | [b"state", b"deploy"] | [b"state", b"deploy", _] => false,
+        [b"state", b"deploy", _, name, ..] => *name != b"etc",
+        _ => true,
     }
 }
 
@@ -365,9 +384,11 @@ pub(super) fn expect_nothing_lost(work: &OwnedFd, parent: &str) -> Result<(), Re
     Ok(())
 }
 
-/// An upper directory, owned by whoever owns the sealed directory, with its mode; made where it is missing.
-fn upper_layer(state: &OwnedFd, parent: &str, like: Ownership) -> Result<OwnedFd, Refusal> {
-    layer(state, parent, "upper", like, |found| may_become(found, like))
+/// An upper directory, owned by whoever owns the sealed directory, with its mode, access lists and label; made where it is missing.
+fn upper_layer(state: &OwnedFd, parent: &str, like: Ownership, sealed: &OwnedFd) -> Result<OwnedFd, Refusal> {
+    let fd = layer(state, parent, "upper", like, |found| may_become(found, like))?;
+    layer::give_attributes(&fd, sealed).map_err(|reason| state_error(&format!("{parent}/upper"), reason))?;
+    Ok(fd)
 }
 
 /// The directory of what is set aside: root's alone, since there are programs of an attacker in it.
@@ -437,4 +458,33 @@ fn mount_attributes(flags: &[MountFlag]) -> MountAttrFlags {
                 MountFlag::Noexec => MountAttrFlags::MOUNT_ATTR_NOEXEC,
             }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_apart_from_etc;
+
+    #[test]
+    fn where_var_may_lie() {
+        for path in [
+            "/state/deploy/a/var",
+            "/state/os/default/var",
+            "/var",
+            "/state/deploy/a/etcetera",
+            "/state/deploy/a/var/etc",
+        ] {
+            assert!(is_apart_from_etc(path.as_bytes()), "{path}");
+        }
+        for path in [
+            "",
+            "/",
+            "/state",
+            "/state/deploy",
+            "/state/deploy/a",
+            "/state/deploy/a/etc",
+            "/state/deploy/b/etc/upper/x",
+        ] {
+            assert!(!is_apart_from_etc(path.as_bytes()), "{path}");
+        }
+    }
 }

@@ -182,7 +182,7 @@ fn bypasses_are_named() {
                           systemd.factory_reset=no rootflags=errors=remount-ro \
                           systemd.condition_first_boot=no systemd.firstboot=no";
     lab::with("sha512", |lab| {
-        lab.config("[etc]\nkeep = []\n");
+        lab.config("[etc]\nmount = \"transient\"\n");
         lab.command_line(&format!("{} {SEALED}", lab.karg("V1")));
         let run = lab.boot();
         let report = lab.expect_sealed(&run, lab.digest());

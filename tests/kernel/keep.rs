@@ -30,13 +30,13 @@ fn plant(lab: &Lab, path: &str, content: &str) -> PathBuf {
     path
 }
 
-fn set_attribute(path: &Path, name: &str, value: &[u8]) {
+pub fn set_attribute(path: &Path, name: &str, value: &[u8]) {
     rustix::fs::lsetxattr(path, name, value, XattrFlags::empty())
         .unwrap_or_else(|error| panic!("{} {name}: {error}", path.display()));
 }
 
 /// An access list that lets the user 1000 read, `struct posix_acl_xattr_header` and its entries.
-fn access_list() -> Vec<u8> {
+pub fn access_list() -> Vec<u8> {
     let entry = |tag: u16, permissions: u16, id: u32| {
         [&tag.to_le_bytes()[..], &permissions.to_le_bytes(), &id.to_le_bytes()].concat()
     };
@@ -295,6 +295,8 @@ fn listed_and_not_what_a_file_should_be() {
         link("19-owned", "../../usr/share/text");
         lchown(upper(lab, "nm/19-owned"), Some(1000), None).unwrap();
         link("good-link", "../../usr/share/text");
+        // PID 1 mounts an identifier over what it leads to.
+        symlink("../usr/share/text", upper(lab, "machine-id")).unwrap();
         set_attribute(&file("20-metacopy"), "trusted.overlay.metacopy", b"");
         set_attribute(&file("21-redirect"), "trusted.overlay.redirect", b"/secret");
         set_attribute(&file("22-access-list"), "system.posix_acl_access", &access_list());
@@ -345,8 +347,8 @@ fn listed_and_not_what_a_file_should_be() {
             ("27-user", "owner"),
             ("28-\\xff\\n", "kind"),
         ];
-        let entries: Vec<_> =
-            expected.iter().map(|(name, reason)| json!({"path": format!("nm/{name}"), "reason": reason})).collect();
+        let below = expected.iter().map(|(name, reason)| json!({"path": format!("nm/{name}"), "reason": reason}));
+        let entries: Vec<_> = [json!({"path": "machine-id", "reason": "link"})].into_iter().chain(below).collect();
         assert_eq!(report["set_aside"]["entries"], Value::Array(entries));
         let mut left: Vec<_> =
             fs::read_dir("/sysroot/etc/nm").unwrap().map(|entry| entry.unwrap().file_name()).collect();
@@ -456,12 +458,11 @@ fn rejected_is_something_else() {
     );
 }
 
-/// A default access list gives the user 1000 whatever is made in /etc later.
 #[test]
 fn upper_with_attributes_of_its_own() {
     refused(
         "",
-        |lab| set_attribute(&upper(lab, ""), "system.posix_acl_default", &access_list()),
+        |lab| set_attribute(&upper(lab, ""), "trusted.overlay.opaque", b"y"),
         "/upper': expected no attributes of its own (etc.keep), found some",
     );
 }

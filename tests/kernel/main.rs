@@ -16,6 +16,7 @@
     reason = "a test stops at the first surprise"
 )]
 
+mod access_lists;
 mod actions;
 mod command;
 mod corruptions;

@@ -264,6 +264,34 @@ fn state_that_leads_out() {
         },
         "/var': <errno 18>",
     );
+    // What a service owns in /var is no /etc, or part of one.
+    refused(
+        |lab| {
+            fs::create_dir_all(lab.state_path("var/lib/service")).unwrap();
+            fs::rename(lab.state_path("etc"), lab.state_path("var/lib/service/etc")).unwrap();
+            symlink("var/lib/service/etc", lab.state_path("etc")).unwrap();
+        },
+        "/etc': <errno 40>",
+    );
+    for (target, found) in [
+        ("etc/upper", "/state/deploy/{}/etc/upper"),
+        (".", "/state/deploy/{}"),
+        ("..", "/state/deploy"),
+        ("../../..", ""),
+        ("../other/etc", "/state/deploy/other/etc"),
+    ] {
+        lab::with("sha512", move |lab| {
+            fs::create_dir_all(lab.path("state/deploy/other/etc")).unwrap();
+            fs::remove_dir_all(lab.state_path("var")).unwrap();
+            symlink(target, lab.state_path("var")).unwrap();
+            let (name, found) = (format!("state/deploy/{}/var", lab.digest()), found.replace("{}", lab.digest()));
+            let expected = "expected a directory apart from those of /etc";
+            lab.expect_refused(
+                &lab.boot(),
+                &format!("assemble: state directory '{name}': {expected}, found '{found}'"),
+            );
+        });
+    }
     for name in ["upper", "work"] {
         let message = if name == "upper" { "/etc/upper': <errno 40>" } else { "/etc/work': <errno 40>" };
         lab::with("sha512", move |lab| {

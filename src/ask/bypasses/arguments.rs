@@ -3,7 +3,7 @@
 use crate::ask::cmdline::{CommandLine, is_false};
 
 /// Arguments that give a root shell in the initramfs or before a login: units, breakpoints, dracut's questions.
-const SHELLS: [&str; 11] = [
+const SHELLS: [&str; 17] = [
     "rd.break",
     "rd.systemd.break",
     "systemd.break",
@@ -15,6 +15,13 @@ const SHELLS: [&str; 11] = [
     "rd.cmdline",
     "rd.live.debug",
     "systemd.crash_shell",
+    // It asks at the console whether each program is to run.
+    "systemd.confirm_spawn",
+    "kgdboc",
+    "kgdbwait",
+    "kgdbcon",
+    "ekgdboc",
+    "kgdboe",
 ];
 /// The same, which systemd takes for its own where they have no value.
 const BARE_SHELLS: [&str; 9] = ["rd.emergency", "emergency", "-b", "rd.rescue", "rescue", "single", "-s", "s", "1"];
@@ -49,6 +56,8 @@ const UNITS: [&str; 28] = [
     "cloud_config_url",
     "bootconfig",
 ];
+/// Parameters of the kernel, as files of /proc/sys, that have it run a program as root.
+const SYSCTLS: [&[u8]; 4] = [b"kernel/core_pattern", b"kernel/modprobe", b"kernel/poweroff_cmd", b"kernel/hotplug"];
 /// Programs that are no shell and run no script when `init=` names them.
 const INITS: [&str; 7] = ["init", "systemd", "openrc-init", "runit-init", "s6-linux-init", "dinit", "finit"];
 
@@ -78,15 +87,28 @@ impl Arguments<'_> {
         // dracut's getargbool() knows fewer words than systemd.
         let closed = matches!(self.0.values("rd.shell").next_back().flatten(), Some(b"0" | b"no" | b"off"))
             && matches!(self.0.last_value("rd.emergency"), Some(b"halt" | b"reboot" | b"poweroff"));
-        let init = self.0.last_value("init").and_then(|path| path.rsplit(|byte| *byte == b'/').next());
-        let init_may_be_shell = init.is_some_and(|name| !INITS.iter().any(|known| name == known.as_bytes()));
+        let init_may_be_shell = ["init", "rdinit"].into_iter().any(|key| {
+            let init = self.0.last_value(key).and_then(|path| path.rsplit(|byte| *byte == b'/').next());
+            init.is_some_and(|name| !INITS.iter().any(|known| name == known.as_bytes()))
+        });
         let emergency = BARE_SHELLS.iter().any(|key| self.is_bare(key));
         !closed || init_may_be_shell || emergency || SHELLS.iter().any(|key| self.is_on(key))
     }
 
     /// Has the booted system run, start or mount something more.
     pub(super) fn units(&self) -> bool {
-        UNITS.iter().any(|key| self.is_on(key)) || self.sets_environment()
+        UNITS.iter().any(|key| self.is_on(key)) || self.sets_environment() || self.sets_program_of_kernel()
+    }
+
+    /// The kernel takes `/` for `.` in the name of a parameter.
+    fn sets_program_of_kernel(&self) -> bool {
+        self.0.keys().any(|key| match key.strip_prefix(b"sysctl") {
+            Some([b'.' | b'/', name @ ..]) => {
+                let name: Vec<u8> = name.iter().map(|byte| if *byte == b'.' { b'/' } else { *byte }).collect();
+                SYSCTLS.contains(&name.as_slice())
+            }
+            _ => false,
+        })
     }
 
     fn sets_environment(&self) -> bool {

@@ -39,6 +39,10 @@ pub enum Bypass {
     FirstBoot,
     /// What lies in a persistent /etc is read by PID 1 and by each program: `ld.so.preload`, units.
     WritableEtc,
+    /// The upper layer of a persistent /etc, made anew or not, is on the filesystem of /var: where that is crafted, a directory of
+    /// /var and the layer can share an inode or a block, so that what is written to one is in the other. What checks filesystems is
+    /// told by the disk itself which one it has.
+    CraftedFilesystem,
     /// Strings of the machine's set-up that add to what was signed are only reported.
     FirmwareStrings,
     /// The boot stub puts an SMBIOS string behind the signed command line. The boot program refuses such a string, unless
@@ -63,6 +67,7 @@ names!(Bypass:
     DiskErrors = "disk-errors",
     FirstBoot = "first-boot",
     WritableEtc = "writable-etc",
+    CraftedFilesystem = "crafted-filesystem",
     FirmwareStrings = "firmware-strings",
     StubCommandLine = "stub-command-line",
     StubInitrd = "stub-initrd",
@@ -85,6 +90,7 @@ impl Bypass {
             Self::DiskErrors => "rootflags=errors=remount-ro",
             Self::FirstBoot => "systemd.condition_first_boot=no systemd.firstboot=no",
             Self::WritableEtc => "etc.keep of nothing but data, or etc.mount = \"transient\" or \"none\"",
+            Self::CraftedFilesystem => "etc.mount = \"transient\" or \"none\"",
             Self::FirmwareStrings => "policy.firmware-strings = \"refuse\"",
             Self::StubCommandLine => "a boot stub that takes no SMBIOS string",
             Self::StubInitrd => "a boot stub that takes no initramfs of a boot loader",
@@ -142,6 +148,7 @@ pub fn find(boot: &Boot<'_>) -> Vec<Bypass> {
     let firmware = matches!(secure_boot, SecureBoot::Enforced | SecureBoot::Unknown);
     let stub_that_adds = stub.or(firmware.then_some(Stub::Unknown));
     let keep = settings.etc_keep.value().as_ref();
+    let keeps_data = keep.is_some_and(KeepList::is_data);
     let id_persists = etc_persists && keep.is_none_or(|list| list.matches(b"machine-id"));
     let adds = |extra| stub_that_adds.is_some_and(|stub| stub.adds(extra));
     [
@@ -159,14 +166,15 @@ pub fn find(boot: &Boot<'_>) -> Vec<Bypass> {
         ),
         (Bypass::ExtraUnits, asked.units()),
         (Bypass::Extensions, (etc_persists || var_persists) && !asked.masks_extensions()),
-        (Bypass::OtherPartitions, !asked.is_off("systemd.gpt_auto")),
+        (Bypass::OtherPartitions, !asked.is_off("systemd.gpt_auto") || asked.is_on("rd.systemd.gpt_auto")),
         (Bypass::FactoryReset, !asked.is_off("systemd.factory_reset")),
         (Bypass::DiskErrors, filesystem == PhysicalFilesystem::MayBeExt4 && !asked.survives_disk_errors()),
         (
             Bypass::FirstBoot,
             id_persists && !(asked.is_off("systemd.condition_first_boot") && asked.is_off("systemd.firstboot")),
         ),
-        (Bypass::WritableEtc, etc_persists && !keep.is_some_and(KeepList::is_data)),
+        (Bypass::WritableEtc, etc_persists && !keeps_data),
+        (Bypass::CraftedFilesystem, etc_persists && keeps_data),
         (Bypass::FirmwareStrings, *settings.firmware_strings.value() == FirmwareStrings::Report),
         (Bypass::StubCommandLine, adds(Extra::CommandLine)),
         (Bypass::StubInitrd, adds(Extra::Initrd)),
@@ -203,9 +211,29 @@ mod tests {
         }
     }
 
+    /// But for the one that nothing closes but another /etc.
+    fn without_crafted(boot: &Boot<'_>) -> Vec<Bypass> {
+        let mut found = find(boot);
+        found.retain(|bypass| *bypass != Bypass::CraftedFilesystem);
+        found
+    }
+
     /// Of a command line and a configuration alone.
     fn bypasses(line: &str, config: &str) -> Vec<Bypass> {
-        find(&boot(&resolved(line, config)))
+        without_crafted(&boot(&resolved(line, config)))
+    }
+
+    #[test]
+    fn a_persistent_etc_of_data() {
+        let line = format!("{} rootfstype=ext4 fsck.mode=force", sealed());
+        let found = |config: &str| find(&boot(&resolved(&line, config)));
+        assert_eq!(found(KEEP), [Bypass::CraftedFilesystem]);
+        assert_eq!(found("[etc]\nkeep = [\"machine-id\"]\n"), [Bypass::CraftedFilesystem]);
+        // What any file opens is worse.
+        assert_eq!(found(""), [Bypass::WritableEtc]);
+        for mount in ["transient", "none"] {
+            assert_eq!(found(&format!("[etc]\nmount = \"{mount}\"\n")), []);
+        }
     }
 
     const KEEP: &str = "[etc]\nkeep = []\n";
@@ -251,6 +279,12 @@ mod tests {
             ("", "s", InitrdShell),
             ("", "-b", InitrdShell),
             ("", "systemd.crash_shell", InitrdShell),
+            ("", "systemd.confirm_spawn", InitrdShell),
+            ("", "systemd.confirm_spawn=/dev/tty0", InitrdShell),
+            ("", "rdinit=/bin/sh", InitrdShell),
+            ("", "kgdboc=ttyS0", InitrdShell),
+            ("", "kgdbwait", InitrdShell),
+            ("", "ekgdboc=kbd", InitrdShell),
             ("noresume", "", Hibernation),
             ("noresume", "noresume=1", Hibernation),
             ("noresume", "nohibernate=1", Hibernation),
@@ -270,9 +304,13 @@ mod tests {
             ("", "ignition.platform.id=qemu", ExtraUnits),
             ("", "LD_PRELOAD=/x.so", ExtraUnits),
             ("", "SYSTEMD_GENERATOR_PATH=/x", ExtraUnits),
+            ("", "sysctl.kernel.core_pattern=|/var/x", ExtraUnits),
+            ("", "sysctl/kernel.modprobe=/var/x", ExtraUnits),
+            ("", "sysctl.kernel/poweroff_cmd=/var/x", ExtraUnits),
             ("systemd.mask=systemd-sysext.service", "", Extensions),
             ("systemd.mask=systemd-confext.service", "", Extensions),
             ("systemd.gpt_auto=no", "", OtherPartitions),
+            ("", "rd.systemd.gpt_auto=yes", OtherPartitions),
             ("systemd.factory_reset=no", "", FactoryReset),
             ("", "systemd.factory_reset", FactoryReset),
             ("rootflags=errors=remount-ro", "", DiskErrors),
@@ -329,7 +367,7 @@ mod tests {
             let resolved = resolved(line, KEEP);
             let mut boot = boot(&resolved);
             change(&mut boot);
-            find(&boot)
+            without_crafted(&boot)
         };
         assert_eq!(found(&bare, |_| ()), [Bypass::Hibernation, Bypass::DiskErrors]);
         assert_eq!(found(&bare, |boot| boot.lockdown = Lockdown::Active), [Bypass::DiskErrors]);

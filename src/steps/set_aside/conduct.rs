@@ -15,6 +15,9 @@ const USUAL_MODE: u32 = 0o755;
 /// Where a link in /etc may lead: the sealed root has it.
 const LINK_TARGETS: &[u8] = b"usr/";
 
+/// PID 1 mounts a file with an identifier over the target of such a link, where that holds none and cannot be written.
+const MOUNTED_OVER: &[u8] = b"machine-id";
+
 /// Attributes that change nothing about what a file may do. The kernel itself gives the first two of overlayfs to whatever
 /// is copied up.
 const HARMLESS: [&[u8]; 6] = [
@@ -35,12 +38,12 @@ const IDENTITY: &[u8] = b"trusted.overlay.uuid";
 
 /// An entry, open as a location, with what the sealed root has at the same path.
 #[derive(Debug)]
-pub(super) struct Entry {
+pub(super) struct Entry<'a> {
     pub(super) fd: OwnedFd,
     pub(super) stat: Stat,
     pub(super) sealed: Option<Stat>,
-    /// How many directories below /etc it lies.
-    pub(super) depth: usize,
+    /// Its path below /etc.
+    pub(super) path: &'a [u8],
 }
 
 pub(super) fn kind(stat: &Stat) -> FileType {
@@ -51,7 +54,7 @@ pub(super) fn is_directory(stat: &Stat) -> bool {
     kind(stat) == FileType::Directory
 }
 
-impl Entry {
+impl Entry<'_> {
     /// Why it cannot stay, whatever the list says.
     pub(super) fn misconduct(&self) -> Result<Option<Reason>, Errno> {
         let Self { fd, stat, sealed, .. } = self;
@@ -63,7 +66,7 @@ impl Entry {
         let allowed = match (kind(stat), sealed) {
             (FileType::Directory, Some(sealed)) => sealed.st_mode & 0o7777,
             (FileType::Directory | FileType::RegularFile, _) => USUAL_MODE,
-            (FileType::Symlink, _) if self.leads_to_usr()? => 0o7777,
+            (FileType::Symlink, _) if self.path != MOUNTED_OVER && self.leads_to_usr()? => 0o7777,
             (FileType::Symlink, _) => return Ok(Some(Reason::Link)),
             // Devices, FIFOs, sockets, and whiteouts, which hide a sealed file.
             _ => return Ok(Some(Reason::Kind)),
@@ -88,7 +91,7 @@ impl Entry {
         let target = rustix::fs::readlinkat(&self.fd, "", Vec::new())?;
         let mut rest = target.as_bytes();
         // Out of each directory, and out of /etc.
-        for _ in 0..=self.depth {
+        for _ in self.path.split(|byte| *byte == b'/') {
             match rest.strip_prefix(b"../") {
                 Some(above) => rest = above,
                 None => return Ok(false),
@@ -132,7 +135,7 @@ mod tests {
             stat
         };
         let fd = file.as_file().try_clone().unwrap().into();
-        Entry { fd, stat: stat(found), sealed: sealed.map(stat), depth: 0 }.misconduct().unwrap()
+        Entry { fd, stat: stat(found), sealed: sealed.map(stat), path: b"a" }.misconduct().unwrap()
     }
 
     #[test]

@@ -7,7 +7,7 @@
 use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::{AtFlags, Gid, Mode, RenameFlags, Uid, XattrFlags};
+use rustix::fs::{AtFlags, Gid, Mode, RenameFlags, Uid};
 use rustix::io::Errno;
 
 use super::conduct::{self, Entry};
@@ -27,10 +27,6 @@ const UPPER: &str = "upper";
 const BEGUN: &[u8] = b"upper.";
 /// More of those are nobody's honest work.
 const MAX_BEGUN: usize = 16;
-/// What SELinux takes a directory for.
-const LABEL: &str = "security.selinux";
-/// The longest label, in bytes.
-const MAX_LABEL: usize = 4096;
 
 /// The directories that an overlay over /etc is made of.
 #[derive(Debug)]
@@ -65,7 +61,7 @@ pub(crate) fn set_aside(keep: &KeepList, layers: &Layers<'_>, record: &mut SetAs
     let new = names.find(is_free).unwrap_or_default();
     layer::make(layers.directory, &new, layers.like).map_err(failed)?;
     let upper = open(new.as_bytes()).map_err(failed)?;
-    give_label(&upper, layers.sealed).map_err(kernel)?;
+    layer::give_attributes(&upper, layers.sealed).map_err(kernel)?;
     let device = rustix::fs::fstat(&upper).map_err(kernel)?.st_dev;
     let mut walk = Walk { keep, layers, name: &name, boot: &boot, device, seen: 0, record };
     // What was moved already is newer than nothing: it comes first.
@@ -247,7 +243,7 @@ impl Walk<'_> {
             None | Some(Err(Errno::NOENT)) => None,
             Some(found) => Some(found?),
         };
-        let entry = Entry { fd, stat, sealed, depth: folder.depth };
+        let entry = Entry { fd, stat, sealed, path };
         if let Some(reason) = entry.misconduct()? {
             return Ok(Judgement::SetAside(reason));
         }
@@ -271,7 +267,7 @@ fn stat_of(directory: &OwnedFd, name: &CStr) -> Result<rustix::fs::Stat, Errno> 
     rustix::fs::statat(directory, name, AtFlags::SYMLINK_NOFOLLOW)
 }
 
-/// Makes a directory in the place of an old one, with its owner and mode, and the sealed one's label, if there is one.
+/// Makes a directory in the place of an old one, with its owner and mode, and the attributes of the sealed one, if there is one.
 fn make_like(parent: &OwnedFd, name: &CStr, old: &Folder) -> Result<OwnedFd, LookupError> {
     match rustix::fs::mkdirat(parent, name, Mode::RWXU) {
         // By an interrupted boot: another source has it, too.
@@ -281,21 +277,8 @@ fn make_like(parent: &OwnedFd, name: &CStr, old: &Folder) -> Result<OwnedFd, Loo
     let new = lookup::directory(parent, name, Links::Refused)?;
     let Ownership { user, group, mode } = Ownership::of(&old.upper)?;
     let by_path = lookup::proc_path(new.as_fd());
+    layer::give_attributes(&new, old.sealed.as_ref().unwrap_or(&old.upper))?;
     rustix::fs::chown(&by_path, Some(Uid::from_raw(user)), Some(Gid::from_raw(group)))?;
     rustix::fs::chmod(&by_path, Mode::from_raw_mode(mode))?;
-    give_label(&new, old.sealed.as_ref().unwrap_or(&old.upper))?;
     Ok(new)
-}
-
-/// Gives a directory the label that another has.
-fn give_label(directory: &OwnedFd, like: impl AsFd) -> Result<(), Errno> {
-    let mut label = [0; MAX_LABEL];
-    match rustix::fs::getxattr(lookup::proc_path(like.as_fd()), LABEL, &mut label) {
-        Ok(length) => {
-            let label = label.get(..length).unwrap_or_default();
-            rustix::fs::setxattr(lookup::proc_path(directory.as_fd()), LABEL, label, XattrFlags::empty())
-        }
-        Err(Errno::NODATA | Errno::OPNOTSUPP) => Ok(()),
-        Err(reason) => Err(reason),
-    }
 }
