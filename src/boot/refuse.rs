@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::recorder::{BootError, Told};
 use crate::ask::cmdline::CommandLine;
 use crate::ask::config::{Config, OnFailure};
-use crate::ask::firmware::BootEntry;
+use crate::ask::firmware::{BootEntry, Tries};
 use crate::ask::or_warn;
 use crate::ask::policy::{self, Action, Resolved};
 use crate::ask::read::{self, Firmware};
@@ -71,7 +71,7 @@ pub(super) fn refuse_at(moment: Moment, sysroot: &Path, report: &mut Report, err
         if let Err(error) = report.write() {
             log::error!("{}", chain(&error));
         }
-        let next = announce(action, delay, entry.as_ref());
+        let next = announce(on_failure, action, delay, entry.as_ref());
         log::error!(target: kmsg::EMERGENCY, "{REFUSED}: {reason}; {next}");
     }
     if let Err(error) = action::carry_out(action, delay, &format!("{REFUSED}: {reason}")) {
@@ -101,14 +101,19 @@ fn failure_settings(report: &Report) -> (OnFailure, u8) {
     (*settings.on_failure.value(), *settings.failure_delay.value())
 }
 
-/// What follows a refusal, for people.
-fn announce(action: Action, delay: Duration, entry: Option<&BootEntry>) -> String {
-    let seconds = delay.as_secs();
-    match (action, entry) {
-        (Action::Emergency, _) => "emergency mode follows".into(),
-        (Action::Reboot, Some(entry)) => {
-            format!("reboot in {seconds} s, tries left of boot entry '{}': {}", entry.path(), entry.tries().left)
+/// What follows a refusal, for people, and why `auto` does not restart.
+fn announce(on_failure: OnFailure, action: Action, delay: Duration, entry: Option<&BootEntry>) -> String {
+    let next = format!("{} in {} s", action.name(), delay.as_secs());
+    match (on_failure, action, entry) {
+        (_, Action::Emergency, _) => "emergency mode follows".into(),
+        (_, Action::Reboot, Some(entry)) => {
+            format!("{next}, tries left of boot entry '{}': {}", entry.path(), entry.tries().left)
         }
-        _ => format!("{} in {seconds} s", action.name()),
+        (OnFailure::Auto, Action::Halt, None) => format!("{next}, as no boot loader counts tries"),
+        (OnFailure::Auto, Action::Halt, Some(entry)) => {
+            let Tries { left, done } = entry.tries();
+            format!("{next}, as boot entry '{}' has {left} tries left and {done} done", entry.path())
+        }
+        _ => next,
     }
 }

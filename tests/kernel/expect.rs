@@ -50,20 +50,24 @@ impl Lab {
     /// Expects a refusal with exactly this message, and nothing left. Nothing is configured about refusals, and no boot
     /// loader counts tries: the machine is halted.
     pub fn expect_refused(&self, run: &Run, message: &str) {
-        self.expect_refused_and(run, message, "halt", 10);
+        self.expect_refused_and(run, message, "auto", 10);
     }
 
-    /// As [`Lab::expect_refused`], with what follows after so many seconds.
+    /// As [`Lab::expect_refused`], with what follows after so many seconds: `auto` is a halt, since nothing counts tries.
     pub fn expect_refused_and(&self, run: &Run, message: &str, action: &str, delay: u64) {
         self.expect_line(run, message);
         let message = with_errors(message);
         let report = self.report();
+        let (action, why) = match action {
+            "auto" => ("halt", ", as no boot loader counts tries"),
+            action => (action, ""),
+        };
         assert_eq!((&report["verdict"], &report["reason"]), (&"refused".into(), &message.as_str().into()));
         assert_eq!(report["mounts"], Value::Array(Vec::new()));
         assert_eq!(report["action"], action);
         let (next, delay) = match action {
             "emergency" => ("emergency mode follows".into(), 0),
-            _ => (format!("{action} in {delay} s"), delay),
+            _ => (format!("{action} in {delay} s{why}"), delay),
         };
         assert_eq!(lines(run, 0), [format!("boot refused: {message}; {next}")]);
         assert_eq!((run.ending.reboot, run.ending.waited), (reboot_command(action), delay));

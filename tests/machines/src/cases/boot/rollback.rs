@@ -62,6 +62,7 @@ fn fallen_back(world: &World) -> Result<Vec<Event>> {
 }
 
 fn ended(world: &World) -> Result<Vec<Event>> {
-    let last = [Event::Refused(world.fill(REFUSED)?), Event::Then("halt in 0 s".into()), Event::Halt];
+    let then = "halt in 0 s, as boot entry '\\EFI\\Linux\\only+0-10.efi' has 0 tries left and 10 done".into();
+    let last = [Event::Refused(world.fill(REFUSED)?), Event::Then(then), Event::Halt];
     Ok(refused(world, "only+0-9.efi", 0)?.into_iter().chain(last).collect())
 }
