@@ -61,7 +61,7 @@ pub fn manifest() -> Result<Option<Manifest>, Refusal> {
 
 /// sealroot's configuration and the composefs tools'; an absent file is an empty one.
 pub fn configs() -> Result<(Config, Config), Refusal> {
-    parse_configs(read_file)
+    parse_configs(&read_file)
 }
 
 /// The same two files of the tree at `root`, whose links lead nowhere else.
@@ -70,7 +70,7 @@ pub fn configs_of(root: &Path) -> Result<(Config, Config), Refusal> {
     let directory = rustix::fs::open(root, flags, Mode::empty()).map_err(|reason| {
         Refusal::of(format!("'{}'", root.as_os_str().as_encoded_bytes().escape_ascii())).because(reason)
     })?;
-    parse_configs(|path| {
+    parse_configs(&|path| {
         let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
         match rustix::fs::openat2(&directory, path, flags, Mode::empty(), resolve) {
@@ -81,7 +81,7 @@ pub fn configs_of(root: &Path) -> Result<(Config, Config), Refusal> {
     })
 }
 
-fn parse_configs(read: impl Fn(&'static str) -> Result<Option<Vec<u8>>, Refusal>) -> Result<(Config, Config), Refusal> {
+fn parse_configs(read: &dyn Fn(&'static str) -> Result<Option<Vec<u8>>, Refusal>) -> Result<(Config, Config), Refusal> {
     let text = |path| {
         String::from_utf8(read(path)?.unwrap_or_default())
             .map_err(|error| Refusal::of(format!("'{path}'")).expected("UTF-8").because(error.utf8_error()))

@@ -151,9 +151,13 @@ fn build(
     };
     let files = WholeFiles::new();
     let mount_points = assemble::mount_points(settings);
-    let inspected =
-        recorder.stage(Stage::LookInside, || look_inside::inspect(accepted, read_ahead, &files, &mount_points))?;
-    recorder.report.looked_inside(inspected.format());
+    let (inspected, settings) = recorder.stage(Stage::LookInside, || {
+        let inspected = look_inside::inspect(accepted, read_ahead, &files, &mount_points)?;
+        let settings = inspected.settle(settings)?;
+        Ok((inspected, settings))
+    })?;
+    let settings = &settings;
+    recorder.report.looked_inside(inspected.format(), settings.clone());
     let look_at_objects = || objects::check(inspected, check, &mounted, &files, &limits);
     let checked = if check >= Check::Objects {
         recorder.stage(Stage::Objects, look_at_objects)?

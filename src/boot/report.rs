@@ -168,8 +168,9 @@ impl Report {
         });
     }
 
-    /// Records the format that the image has.
-    pub fn looked_inside(&mut self, format: FormatVersion) {
+    /// Records the format that the image has, and the settings that hold for it.
+    pub fn looked_inside(&mut self, format: FormatVersion, settings: Settings) {
+        self.policy = Some(settings);
         if let Some(image) = &mut self.image {
             image.format = Some(format.name());
         }

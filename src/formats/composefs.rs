@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
-use super::erofs::{Entries, ReadError, Reader, completed};
+use super::erofs::{Entries, Filesystem, ReadError, Reader, completed};
 use crate::refusal::Refusal;
 use crate::verity::digest::{Algorithm, ImageDigest};
 
@@ -106,16 +106,40 @@ pub fn check_mount_points(name: &str, file: &File, mount_points: &[&'static str]
     let failed = |error| unreadable(name, error);
     let filesystem = reader.filesystem().map_err(failed)?;
     for mount_point in mount_points {
-        // A directory is what is found by a name that ends with a slash, and cannot be opened as a file.
-        let found = match completed(filesystem.open(format!("{mount_point}/"))) {
-            Err(erofs_rs::Error::NotAFile(_)) => continue,
-            Err(erofs_rs::Error::PathNotFound(_)) => "nothing",
-            Ok(_) | Err(erofs_rs::Error::NotADirectory(_)) => "something else",
-            Err(error) => return Err(failed(reader.explain(error))),
+        let found = match directory(&reader, &filesystem, mount_point).map_err(failed)? {
+            Found::Directory => continue,
+            Found::Nothing => "nothing",
+            Found::SomethingElse => "something else",
         };
         return Err(about(name).expected(format!("a directory '/{mount_point}'")).found(found));
     }
     Ok(())
+}
+
+/// Whether there is a directory at `path`, from the root of the image.
+pub fn has_directory(name: &str, file: &File, path: &str) -> Result<bool, Refusal> {
+    let reader = Reader::new(file);
+    let failed = |error| unreadable(name, error);
+    let filesystem = reader.filesystem().map_err(failed)?;
+    Ok(directory(&reader, &filesystem, path).map_err(failed)? == Found::Directory)
+}
+
+/// What is where a directory should be.
+#[derive(PartialEq, Eq)]
+enum Found {
+    Directory,
+    Nothing,
+    SomethingElse,
+}
+
+fn directory(reader: &Reader<'_>, filesystem: &Filesystem<'_>, path: &str) -> Result<Found, ReadError> {
+    // A directory is what is found by a name that ends with a slash, and cannot be opened as a file.
+    match completed(filesystem.open(format!("{path}/"))) {
+        Err(erofs_rs::Error::NotAFile(_)) => Ok(Found::Directory),
+        Err(erofs_rs::Error::PathNotFound(_)) => Ok(Found::Nothing),
+        Ok(_) | Err(erofs_rs::Error::NotADirectory(_)) => Ok(Found::SomethingElse),
+        Err(error) => Err(reader.explain(error)),
+    }
 }
 
 /// Calls `each` with the path, for who wants it, and the object of every file that has one, until that says to stop.

@@ -78,6 +78,9 @@ pub(crate) fn contradiction(subject: &str) -> ReadError {
     ReadError::Content(Refusal::of(format!("corrupted data: {subject}")))
 }
 
+/// The filesystem that a [`Reader`] has.
+pub type Filesystem<'a> = EroFS<&'a Reader<'a>>;
+
 impl<'a> Reader<'a> {
     /// Of an open image file.
     pub fn new(file: &'a File) -> Self {

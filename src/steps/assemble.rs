@@ -238,7 +238,13 @@ impl Assembly<'_> {
     fn state_mount(&mut self, directory: &StateDirectory<'_>) -> Result<Option<OwnedFd>, Refusal> {
         match directory.mount {
             StateMount::None => Ok(None),
-            StateMount::Bind => self.state_clone(directory).map(|(_, clone)| Some(clone)),
+            StateMount::Bind => {
+                let (name, clone) = self.state_clone(directory)?;
+                if directory.place == Place::Etc {
+                    expect_files(&clone, &name, directory.place)?;
+                }
+                Ok(Some(clone))
+            }
             StateMount::Transient => {
                 self.transient_overlay(directory.place, "transient", directory.attributes).map(Some)
             }
@@ -363,6 +369,30 @@ pub(super) fn expect_layers(state: &OwnedFd, name: &str, place: Place) -> Result
         }
     }
     Ok(())
+}
+
+/// In a directory that is mounted as it is, there must be more than the layers of an overlay, below which a machine's own files would
+/// disappear without a word. Whether there is anything at all.
+pub(super) fn expect_files(state: &OwnedFd, name: &str, place: Place) -> Result<bool, Refusal> {
+    let failed = |reason| state_error(name, reason);
+    let mut is_empty = true;
+    for entry in lookup::entries(state).map_err(failed)? {
+        let entry = entry.map_err(failed)?;
+        let found = entry.file_name().to_bytes();
+        if matches!(found, b"." | b"..") {
+            continue;
+        }
+        if !LAYERS.contains(&found) && !found.starts_with(b"upper.") {
+            return Ok(true);
+        }
+        is_empty = false;
+    }
+    if is_empty { Ok(false) } else { Err(no_files(name, place).found("nothing but the layers of an overlay")) }
+}
+
+/// About a directory that should hold what is to be seen at its place.
+pub(super) fn no_files(name: &str, place: Place) -> Refusal {
+    about_state(name).expected(format!("files of /{0} ({0}.mount = \"bind\")", place.name()))
 }
 
 /// A work directory: whoever owns the sealed directory owns it, and it is 0700, as overlayfs asks for; made where it is missing.

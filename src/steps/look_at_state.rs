@@ -5,9 +5,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use crate::ask::config::StateMount;
 use crate::ask::policy::Settings;
 use crate::disk::layer::Ownership;
-use crate::kernel::lookup;
 use crate::refusal::Refusal;
-use crate::steps::assemble::{self, LAYERS, Place, ROOTS_ALONE};
+use crate::steps::assemble::{self, Place, ROOTS_ALONE};
 use crate::steps::set_aside;
 use crate::verity::digest::ImageDigest;
 
@@ -76,30 +75,10 @@ fn layers(state: &OwnedFd, name: &str, place: Place, like: Ownership, keep: bool
     }
 }
 
-/// Of a directory that is mounted as it is: the layers of an overlay would be all that is in /etc.
+/// Of a directory that is mounted as it is.
 fn files(state: &OwnedFd, name: &str, place: Place, doubtful: &mut Vec<Refusal>) -> Result<(), Refusal> {
-    let about = || assemble::about_state(name).expected(format!("files of /{0} ({0}.mount = \"bind\")", place.name()));
-    let failed = |reason| assemble::state_error(name, reason);
-    let mut layer = None;
-    let mut empty = true;
-    for entry in lookup::entries(state).map_err(failed)? {
-        let entry = entry.map_err(failed)?;
-        let found = entry.file_name().to_bytes();
-        if matches!(found, b"." | b"..") {
-            continue;
-        }
-        empty = false;
-        if !LAYERS.contains(&found) && !found.starts_with(b"upper.") {
-            return Ok(());
-        }
-        layer.get_or_insert_with(|| found.escape_ascii().to_string());
+    if !assemble::expect_files(state, name, place)? && place == Place::Etc {
+        doubtful.push(assemble::no_files(name, place).found("none"));
     }
-    match layer {
-        Some(layer) => Err(about().found(format_args!("'{layer}' of an overlay and nothing else"))),
-        None if empty && place == Place::Etc => {
-            doubtful.push(about().found("none"));
-            Ok(())
-        }
-        None => Ok(()),
-    }
+    Ok(())
 }

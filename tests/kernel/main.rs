@@ -18,6 +18,7 @@
 
 mod access_lists;
 mod actions;
+mod bootc;
 mod command;
 mod corruptions;
 mod damage;

@@ -106,7 +106,7 @@ fn keys_of_others() {
         lab.setup_root_conf("var = { mount = \"transient\", other = [[{}]] }\n[[tool]]\nname = 1\n");
         let run = lab.boot();
         lab.expect_sealed(&run, lab.digest());
-        let warning = "'/usr/lib/composefs/setup-root-conf.toml': not known to sealroot: 'tool', 'var.other', ignoring";
+        let warning = "'/usr/lib/composefs/setup-root-conf.toml': not known to sealroot: 'var.other', 'tool', ignoring";
         assert_eq!(run.log.iter().filter(|line| line.contains(warning)).count(), 1, "{run:?}");
         assert_eq!(lab.mount_of("/sysroot/var").unwrap().filesystem, "overlay");
     });

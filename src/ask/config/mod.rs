@@ -36,7 +36,7 @@ pub struct Config {
     pub var: VarSection,
     /// `[sysroot]`
     pub sysroot: SysrootSection,
-    /// The keys and tables of [`SETUP_ROOT_CONF_TOML`] that only its owners may know, escaped; not what is below them.
+    /// The keys and tables of [`SETUP_ROOT_CONF_TOML`] that only its owners may know, escaped, in the file's order; not what is below them.
     pub unknown: Vec<String>,
 }
 
@@ -142,19 +142,19 @@ mod tests {
             ("[policy]\nkarg = \"optional\"\n[root]\nnew.x = 1\nnew.y = 2\n", &["policy", "root.new"]),
             // Only the file that a builder of sealroot writes says what is kept.
             ("[etc]\nkeep = []\n", &["etc.keep"]),
-            ("[[disk]]\nname = 1\n[[disk]]\n[disk.part]\n[a.b]\n", &["a", "disk"]),
+            ("[[disk]]\nname = 1\n[[disk]]\n[disk.part]\n[a.b]\n", &["disk", "a"]),
             ("a = { b = [{ c = 1.5 }, [1979-05-27, [{}]]] }\n\"x\\n\".y.z = {}\n", &["a", "x\\n"]),
-            ("var = { other = 1 }\netc = { other.than = 2 }\n", &["etc.other", "var.other"]),
+            ("var = { other = 1 }\netc = { other.than = 2 }\n", &["var.other", "etc.other"]),
         ] {
             let config = Config::from_setup_root_conf(text).unwrap();
             assert_eq!(config.unknown, unknown, "{text:?}");
             assert!(config.policy.karg.is_none() && config.etc.keep.is_none());
         }
         let config = Config::from_setup_root_conf("d=1\nb=1\nc=1\na=1\n").unwrap();
-        let shown = format!("'{SETUP_ROOT_CONF_TOML}': not known to sealroot: 'a', 'b', 'c', 'd'");
+        let shown = format!("'{SETUP_ROOT_CONF_TOML}': not known to sealroot: 'd', 'b', 'c', 'a'");
         assert_eq!(config.describe_unknown().unwrap(), shown);
-        let config = Config::from_setup_root_conf("d=1\nb=1\nc=1\na=1\n\"\\u001b\"=1\nf.g=1\n").unwrap();
-        let shown = format!("'{SETUP_ROOT_CONF_TOML}': not known to sealroot: '\\u{{1b}}', 'a', 'b', 'c' and 2 more");
+        let config = Config::from_setup_root_conf("\"\\u001b\"=1\nb=1\nc=1\na=1\ne=1\nf.g=1\n").unwrap();
+        let shown = format!("'{SETUP_ROOT_CONF_TOML}': not known to sealroot: '\\u{{1b}}', 'b', 'c', 'a' and 2 more");
         assert_eq!(config.describe_unknown().unwrap(), shown);
         let inline = "etc = { transient = true }\nroot = { transient = false, x = 1 }\nvar.mount = \"bind\"\n";
         let config = Config::from_setup_root_conf(inline).unwrap();
@@ -191,8 +191,8 @@ mod tests {
                 "[policy]\nkarg = \"Require\"\n",
                 "2: policy.karg: expected one of 'require', 'optional', found 'Require'",
             ),
-            ("[extra]\n", "1: unknown table 'extra', expected one of 'etc', 'policy', 'root', 'sysroot', 'var'"),
-            ("[policy.extra]\n", "1: unknown table 'policy.extra', expected one of 'etc', "),
+            ("[extra]\n", "1: unknown table 'extra', expected one of 'policy', 'sysroot', 'etc', 'root', 'var'"),
+            ("[policy.extra]\n", "1: unknown table 'policy.extra', expected one of 'policy', "),
             ("[policy.karg]\n", "1: policy.karg: expected one of 'require', 'optional', found a table"),
             ("policy.karg.x = 1\n", "1: policy.karg: expected one of 'require', 'optional', found a table"),
             ("policy = \"require\"\n", "1: policy: expected a table, found 'require'"),

@@ -38,27 +38,36 @@ impl Syntax {
     }
 
     fn look_up(&self, path: &[String]) -> Known<'_> {
+        if let Some(key) = self.key(path) {
+            return Known::Key(key);
+        }
         for parts in 1..=path.len() {
             let name = path.get(..parts).unwrap_or(path);
-            match self.keys().find(|(table, key, _)| is_key(name, table, key)) {
-                Some(key) if parts == path.len() => return Known::Key(key),
-                Some(key) => return Known::Below(key, parts),
-                None if self.keys().any(|(table, ..)| !table.is_empty() && name == *table) => {}
-                None => return Known::Unknown(parts),
+            if let Some(key) = self.key(name) {
+                return Known::Below(key, parts);
+            }
+            if !self.keys().any(|(table, ..)| !table.is_empty() && name == *table) {
+                return Known::Unknown(parts);
             }
         }
         Known::Table
     }
 
+    fn key(&self, path: &[String]) -> Option<&Key> {
+        self.keys().find(|(table, key, _)| is_key(path, table, key))
+    }
+
     /// What could have stood there instead of a name that is unknown.
     fn expected(&self, path: &[String], is_table: bool) -> String {
         let parents = path.split_last().map_or(path, |(_, parents)| parents);
-        let names: Vec<_> = if is_table {
-            let tables = self.keys().filter_map(|(table, ..)| table.first().copied());
-            sorted(tables.collect())
-        } else {
-            self.keys().filter(|(table, ..)| parents == *table).map(|(_, key, _)| *key).collect()
-        };
+        let mut names = Vec::new();
+        for (table, key, _) in self.keys() {
+            match table.first() {
+                Some(table) if is_table && !names.contains(table) => names.push(table),
+                _ if !is_table && parents == *table => names.push(key),
+                _ => {}
+            }
+        }
         if names.is_empty() { "a known table".into() } else { one_of(&names) }
     }
 }
@@ -75,9 +84,7 @@ pub fn parse(syntax: &Syntax, text: &str) -> Result<Config, Refusal> {
         let offset = item.offset;
         reader.read(item).map_err(|reason| failed(offset, reason))?;
     }
-    let mut config = reader.config;
-    config.unknown = sorted(config.unknown);
-    Ok(config)
+    Ok(reader.config)
 }
 
 /// A table that was defined.
@@ -95,16 +102,16 @@ struct Reader<'a> {
 
 impl Reader<'_> {
     fn read(&mut self, item: Item) -> Result<(), String> {
-        let name = dotted(&item.path);
+        let name = || dotted(&item.path);
         match (self.syntax.look_up(&item.path), item.value) {
             (Known::Table, None) => self.open_table(item.path, item.inline),
-            (Known::Table, Some(value)) => Err(format!("{name}: expected a table, found {value}")),
+            (Known::Table, Some(value)) => Err(format!("{}: expected a table, found {value}", name())),
             (Known::Key((table, _, set)), Some(value)) => {
                 self.enter_table(table, item.inline)?;
-                set(&mut self.config, value).map_err(|reason| format!("{name}: {reason}"))
+                set(&mut self.config, value).map_err(|reason| format!("{}: {reason}", name()))
             }
             (Known::Key((.., set)), None) => {
-                set(&mut Config::default(), Value::Nested("a table")).map_err(|reason| format!("{name}: {reason}"))
+                set(&mut Config::default(), Value::Nested("a table")).map_err(|reason| format!("{}: {reason}", name()))
             }
             (Known::Below((.., set), parts), _) => {
                 let name = dotted(item.path.get(..parts).unwrap_or_default());
@@ -142,18 +149,14 @@ impl Reader<'_> {
                 Err(format!("unknown {kind} '{}', expected {}", dotted(path), self.syntax.expected(path, is_table)))
             }
             Unknown::Listed => {
-                self.config.unknown.push(dotted(path.get(..parts).unwrap_or(path)));
+                let name = dotted(path.get(..parts).unwrap_or(path));
+                if !self.config.unknown.contains(&name) {
+                    self.config.unknown.push(name);
+                }
                 Ok(())
             }
         }
     }
-}
-
-/// Each name once.
-fn sorted<T: Ord>(mut names: Vec<T>) -> Vec<T> {
-    names.sort_unstable();
-    names.dedup();
-    names
 }
 
 fn defined_twice(path: &[String]) -> String {

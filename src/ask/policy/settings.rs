@@ -21,13 +21,16 @@ pub enum Origin {
     SetupRootConf,
     /// The kernel command line.
     CommandLine,
+    /// What the sealed root is, where the configuration is silent.
+    SealedRoot,
 }
 
 names!(Origin:
     Default = "default",
     SealrootToml = "/usr/lib/sealroot/sealroot.toml",
     SetupRootConf = "/usr/lib/composefs/setup-root-conf.toml",
-    CommandLine = "command line"
+    CommandLine = "command line",
+    SealedRoot = "sealed root"
 );
 
 /// A value with its origin.
@@ -119,13 +122,28 @@ impl Resolved {
 }
 
 impl Settings {
+    /// Whether the configuration is silent on who lays out the state.
+    pub fn lacks_layout(&self) -> bool {
+        self.layout.from == Origin::Default
+    }
+
+    /// The same settings for a sealed root of this layout, if the configuration is silent. A list of what an overlay over /etc keeps
+    /// speaks for the overlay.
+    #[must_use]
+    pub fn for_sealed_root(mut self, layout: Layout) -> Self {
+        if self.lacks_layout() && layout != self.layout.value {
+            self.layout = Setting { value: layout, from: Origin::SealedRoot };
+            if self.etc.from == Origin::Default && self.etc_keep.value.is_none() {
+                self.etc = Setting { value: etc_of(layout), from: Origin::SealedRoot };
+            }
+        }
+        self
+    }
+
     /// Resolves both files and what the command line may say about state.
     fn resolve(ours: Config, theirs: Config, command_line: &CommandLine) -> Self {
         let layout = Setting::pick(ours.layout, None, Layout::Composefs);
-        let etc_default = match layout.value {
-            Layout::Composefs => StateMount::Overlay,
-            Layout::Bootc => StateMount::Bind,
-        };
+        let default_etc = etc_of(layout.value);
         let mount = |mount: Option<StateMount>, transient: Option<bool>| {
             mount.or_else(|| transient.filter(|on| *on).map(|_| StateMount::Transient))
         };
@@ -151,7 +169,7 @@ impl Settings {
             etc: Setting::pick(
                 mount(ours.etc.mount, ours.etc.transient),
                 mount(theirs.etc.mount, theirs.etc.transient),
-                etc_default,
+                default_etc,
             ),
             etc_flags: Setting::pick(ours.etc.flags, theirs.etc.flags, default_flags()),
             etc_keep: Setting::pick(ours.etc.keep.map(Some), None, None),
@@ -159,6 +177,14 @@ impl Settings {
             var_flags: Setting::pick(ours.var.flags, theirs.var.flags, default_flags()),
             sysroot: Setting::pick(ours.sysroot.mount, None, SysrootMount::ReadOnly),
         }
+    }
+}
+
+/// What /etc is where the configuration does not say.
+fn etc_of(layout: Layout) -> StateMount {
+    match layout {
+        Layout::Composefs => StateMount::Overlay,
+        Layout::Bootc => StateMount::Bind,
     }
 }
 

@@ -22,6 +22,7 @@ use sealroot::formats::uki::pe::{self, MAX_SIZE, Sections, Signature, Uki, requi
 use sealroot::refusal::{Refusal, chain};
 use sealroot::steps::assemble;
 use sealroot::steps::find::find_in;
+use sealroot::steps::look_inside;
 use sealroot::steps::prove;
 use sealroot::verity::Verification;
 
@@ -270,9 +271,11 @@ fn find_image(
         )
         .into());
     }
-    let (digest, settings) = (found.requested().digest(), policy.settings());
-    let mount_points = assemble::mount_points(settings);
+    let digest = found.requested().digest();
+    let mount_points = assemble::mount_points(policy.settings());
     composefs::check_mount_points(&image.name, &image.file, &mount_points)?;
+    let settings = &look_inside::settle(policy.settings(), &image.name, &image.file)?;
+    verdict.policy = Some(settings.clone());
     verdict.image = Some(format!("{}: {}", image.name, image.measured.by()));
     let contents = Contents::new(&image.name, &image.file, &mount_points)?;
     verdict.problems.extend(contents.missing(&repository, Some(line))?.iter().map(|refusal| chain(refusal)));
