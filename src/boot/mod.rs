@@ -190,7 +190,7 @@ fn build(
     let mounts = recorder.stage(Stage::Replace, || {
         // The kernel tells about attached mounts only: what was built on no workbench is asked about when it is in place.
         let promised = (!workbench.is_attached()).then(|| proven.root().origin());
-        replace::replace(&proven, sysroot, workbench)?;
+        replace::replace(&proven, sysroot, workbench, &kernel)?;
         gate::record(sysroot, proven.root().own_mounts(), promised, &kernel)
     })?;
     recorder.report.kernel(kernel.forms());

@@ -18,10 +18,18 @@ use crate::steps::prove::ProvenRoot;
 /// Where systemd looks for the block device below a root that is none (systemd-gpt-auto-generator(8)).
 const VOLATILE_ROOT: &str = "/run/systemd/volatile-root";
 
-/// Detaches what is mounted at `path`, puts the new root there and clears the workbench away.
-pub fn replace(root: &ProvenRoot, path: &Path, workbench: Workbench) -> Result<(), Refusal> {
+/// Detaches what is mounted at `path`, puts the new root there and clears the workbench away. What somebody else mounted below would
+/// go with that, and nobody would know.
+pub fn replace(root: &ProvenRoot, path: &Path, workbench: Workbench, kernel: &Kernel) -> Result<(), Refusal> {
     let failed =
         |step: &'static str| move |reason: Errno| Refusal::of(format!("'{}': {step}", path.display())).because(reason);
+    if let Some(mount) = mounts::tree(path, kernel)?.below.first() {
+        let point = mount.point.as_os_str().as_encoded_bytes().escape_ascii().to_string();
+        let found = format!("{} {}", mount.filesystem, mount.source);
+        return Err(Refusal::of(format!("mount '{point}'"))
+            .expected("no mount in the physical root (var.mount = \"none\" leaves /var to a unit of the image)")
+            .found(found));
+    }
     kernel::detach_all(path).map_err(failed("detach"))?;
     rustix::mount::move_mount(root.root(), "", CWD, path, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
         .map_err(failed("move the new root here"))?;

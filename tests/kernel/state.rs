@@ -9,6 +9,7 @@ use nix::mount::{MsFlags, mount};
 use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 
 use crate::expect::mounts;
+use crate::kernel::Release;
 use crate::lab::{self, Lab, write};
 
 fn boot(lab: &Lab, config: &str) {
@@ -230,6 +231,27 @@ fn what_is_mounted_elsewhere_stays_there() {
             mounts().into_iter().filter(|mount| mount.source == "planted").map(|mount| mount.point).collect();
         assert_eq!(found, points);
     });
+}
+
+/// What somebody mounted in the physical root would be gone in silence.
+#[test]
+fn what_is_mounted_there_already() {
+    // By statmount and by mountinfo.
+    for release in [None, Some(Release(6, 6))] {
+        lab::with("sha512", move |lab| {
+            lab.mount_sysroot();
+            let point = Path::new("/sysroot").join("state");
+            mount(Some("of the machine"), &point, Some("tmpfs"), MsFlags::empty(), None::<&str>).unwrap();
+            fs::create_dir_all(point.join(format!("deploy/{}/etc", lab.digest()))).unwrap();
+            fs::create_dir_all(point.join(format!("deploy/{}/var", lab.digest()))).unwrap();
+            let message = "replace: mount '/sysroot/state': expected no mount in the physical root (var.mount = \"none\" leaves /var to a unit of the image), found tmpfs of the machine";
+            let run = match release {
+                Some(mut release) => lab.run_on(&mut release, &[]),
+                None => lab.run(&[]),
+            };
+            lab.expect_refused(&run, message);
+        });
+    }
 }
 
 fn refused(change: fn(&Lab), message: &'static str) {
