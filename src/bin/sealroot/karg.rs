@@ -3,7 +3,7 @@
 use std::fmt;
 
 use miniserde::Serialize;
-use sealroot::ask::bypasses;
+use sealroot::ask::bypasses::{self, Bypass};
 use sealroot::formats::composefs::FormatVersion;
 use sealroot::verity::digest::ImageDigest;
 
@@ -27,7 +27,9 @@ pub fn run(arguments: &KargArguments) -> Result<Karg, Failure> {
     let digest = image.measured.digest();
     let mut karg = karg(arguments.reader, image.format, digest);
     if arguments.sealed {
-        for bypass in bypasses::SEALED {
+        // What bootc installs has its root found by systemd-gpt-auto-generator.
+        let needed = |bypass: &Bypass| arguments.reader == KargReader::Bootc && *bypass == Bypass::OtherPartitions;
+        for bypass in bypasses::SEALED.into_iter().filter(|bypass| !needed(bypass)) {
             karg.push(' ');
             karg.push_str(bypass.remedy());
         }
