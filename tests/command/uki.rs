@@ -11,6 +11,13 @@ fn complete() {
     assert_eq!(found.status, 1);
 }
 
+#[test]
+fn keys_that_only_the_composefs_tools_know() {
+    let found = Made::new().file("usr/lib/composefs/setup-root-conf.toml", "[etc]\nx = {}\n[[tool]]\n").asked(&[]);
+    let warning = "'/usr/lib/composefs/setup-root-conf.toml': not known to sealroot: 'etc.x', 'tool'";
+    assert_eq!((found.problems(), found.warnings()), (vec![], vec![warning.to_owned()]));
+}
+
 /// Each is what the boot program would say of it.
 #[test]
 fn kargs_that_a_boot_refuses() {

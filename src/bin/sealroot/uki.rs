@@ -202,6 +202,7 @@ fn decide(
     let ours = Config::from_sealroot_toml(config(initramfs, SEALROOT_TOML)?).map_err(|error| error.to_string())?;
     let theirs =
         Config::from_setup_root_conf(config(initramfs, SETUP_ROOT_CONF_TOML)?).map_err(|error| error.to_string())?;
+    verdict.warnings.extend(theirs.describe_unknown());
     let resolved = Resolved::new(command_line.clone(), ours, theirs);
     let stub = sections.get(".sdmagic").map_or(Stub::Unknown, |content| Stub::of_section(content));
     verdict.stub = Some(match stub {
