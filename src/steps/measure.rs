@@ -14,7 +14,7 @@ use crate::refusal::Refusal;
 use crate::steps::enable::{self, NotEnabled};
 use crate::steps::find::UnverifiedImage;
 use crate::verity::Verification;
-use crate::verity::ask_kernel::{self, filesystem_without_verity};
+use crate::verity::ask_kernel::{self, filesystem_without_verity, too_small_blocks};
 use crate::verity::unmeasured::{Limits, UnmeasuredError};
 
 /// An open image file that has the digest that the command line names, and that the policy lets be mounted.
@@ -49,7 +49,7 @@ impl AcceptedImage {
 /// What is in the place of an image.
 enum ImageIs {
     /// A file without fs-verity.
-    WithoutVerity(Errno),
+    WithoutVerity(Option<String>, Errno),
     /// A file on a filesystem that has no fs-verity: its type, and what would have to be different.
     OnOtherFilesystem(String, Errno),
     /// Nothing that any policy accepts.
@@ -77,8 +77,12 @@ fn unmeasurable(image: &UnverifiedImage, reason: UnmeasuredError) -> Refusal {
     about(image).but(reason.to_string())
 }
 
-fn without_verity(image: &UnverifiedImage) -> Refusal {
-    wrong(image).found("a file without fs-verity")
+fn without_verity(image: &UnverifiedImage, blocks: Option<String>) -> Refusal {
+    let found = "a file without fs-verity";
+    match blocks {
+        Some(blocks) => wrong(image).found(format_args!("{found}, {blocks}")),
+        None => wrong(image).found(found),
+    }
 }
 
 /// Has the kernel measure an image and compares algorithm and digest with what was asked for. `mounted` is the
@@ -95,15 +99,17 @@ pub fn measure(
     let unverified = policy.verification() == Verification::AllowUnverified;
     match measure_image(image) {
         Ok(accepted) => Ok(accepted),
-        Err(ImageIs::WithoutVerity(_)) if *policy.settings().missing_verity.value() == MissingVerity::Enable => {
+        Err(ImageIs::WithoutVerity(blocks, _))
+            if *policy.settings().missing_verity.value() == MissingVerity::Enable =>
+        {
             enable::enable(image, mounted, kernel, limits).map_err(|reason| match reason {
                 NotEnabled::Limit(reason) => unmeasurable(image, reason),
-                NotEnabled::Refused(reason) => without_verity(image).because(reason),
+                NotEnabled::Refused(reason) => without_verity(image, blocks).because(reason),
             })?;
             log::info!("image '{}': fs-verity enabled", image_name(image.requested().digest()));
             measure_image(image).map_err(|found| found.refused(image))
         }
-        Err(ImageIs::WithoutVerity(_) | ImageIs::OnOtherFilesystem(..)) if unverified => {
+        Err(ImageIs::WithoutVerity(..) | ImageIs::OnOtherFilesystem(..)) if unverified => {
             accept_without_verity(image, limits)
         }
         Err(found) => Err(found.refused(image)),
@@ -113,7 +119,7 @@ pub fn measure(
 impl ImageIs {
     fn refused(self, image: &UnverifiedImage) -> Refusal {
         match self {
-            Self::WithoutVerity(reason) => without_verity(image).because(reason),
+            Self::WithoutVerity(blocks, reason) => without_verity(image, blocks).because(reason),
             Self::OnOtherFilesystem(filesystem, reason) => {
                 wrong(image).found(format_args!("a filesystem without fs-verity, {filesystem}")).because(reason)
             }
@@ -136,7 +142,7 @@ fn measure_image(image: &UnverifiedImage) -> Result<AcceptedImage, ImageIs> {
             Ok(AcceptedImage { file, requested: image.requested().clone(), verification: Verification::Required })
         }
         Ok(measured) => Err(wrong(image).but(format!("measured {measured}")).into()),
-        Err(reason @ Errno::NODATA) => Err(ImageIs::WithoutVerity(reason)),
+        Err(reason @ Errno::NODATA) => Err(ImageIs::WithoutVerity(too_small_blocks(&file), reason)),
         Err(reason @ (Errno::NOTTY | Errno::OPNOTSUPP)) => {
             Err(ImageIs::OnOtherFilesystem(filesystem_without_verity(&file), reason))
         }

@@ -63,6 +63,14 @@ pub fn filesystem_without_verity(file: &File) -> String {
     format!("{name}: {remedy}")
 }
 
+/// What keeps a file from having fs-verity if it is the blocks of its filesystem: no kernel (as of Linux 7.2) takes smaller ones
+/// than those of the Merkle tree. For messages.
+pub fn too_small_blocks(file: &File) -> Option<String> {
+    let size = rustix::fs::fstatfs(file).ok()?.f_bsize;
+    (size < merkle::BLOCK as i64)
+        .then(|| format!("which blocks of {size} bytes cannot have (mke2fs -b {})", merkle::BLOCK))
+}
+
 /// Has the kernel enable fs-verity on an open file, whatever its content; a file that has it already keeps what it has.
 /// Until a `syncfs` it may be lost in a power failure.
 ///

@@ -34,6 +34,8 @@ pub enum Disk {
     F2fs,
     /// With one small image, at its top.
     Tiny,
+    /// With blocks of 1 KiB, and no fs-verity enabled.
+    SmallBlocks,
 }
 
 impl Disk {
@@ -46,6 +48,7 @@ impl Disk {
             Self::Xfs => ("xfs", "xfs", 'd'),
             Self::F2fs => ("f2fs", "f2fs", 'e'),
             Self::Tiny => ("ext4", "tiny", 'f'),
+            Self::SmallBlocks => ("ext4", "blocks", 'g'),
         }
     }
 

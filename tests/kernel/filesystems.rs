@@ -107,6 +107,31 @@ fn ext4_without_the_feature() {
     });
 }
 
+/// The Merkle tree has larger ones.
+#[test]
+fn ext4_with_small_blocks() {
+    for (config, reason) in
+        [("", "<errno 61>"), ("[policy]\nmissing-verity = \"enable\"\n", "enable fs-verity: <errno 22>")]
+    {
+        lab::with_disk(Disk::SmallBlocks, "sha512", move |lab| {
+            lab.config(config);
+            let found = "found a file without fs-verity, which blocks of 1024 bytes cannot have (mke2fs -b 4096)";
+            let message = format!("measure: {}: expected sha512:{}, {found}: {reason}", lab.image(), lab.digest());
+            lab.expect_refused(&lab.boot(), &message);
+            let repository = lab.path("composefs");
+            let (status, result) = crate::command::ask(&["probe", "--repo", repository.to_str().unwrap()]);
+            assert_eq!(status, 1);
+            let feature = &result["features"][0];
+            let without = "there is none, which blocks of 1024 bytes cannot have (mke2fs -b 4096)";
+            assert_eq!((&feature["found"], &feature["without"]), (&false.into(), &without.into()));
+            let (status, result) = crate::command::ask(&["enable", lab.image_path().to_str().unwrap()]);
+            assert_eq!(status, 1);
+            let error = result["failed"][0]["error"].as_str().unwrap().to_owned();
+            assert!(error.starts_with(found), "{error}");
+        });
+    }
+}
+
 #[test]
 fn xfs() {
     lab::with_disk(Disk::Xfs, "sha512", |lab| {

@@ -10,8 +10,7 @@ use rustix::fs::{Mode, OFlags};
 use sealroot::disk::object::{self, Object};
 use sealroot::disk::repository::image_name;
 use sealroot::formats::composefs::object_name;
-use sealroot::verity::ask_kernel::enable_file;
-use sealroot::verity::ask_kernel::filesystem_without_verity;
+use sealroot::verity::ask_kernel::{enable_file, filesystem_without_verity, too_small_blocks};
 use sealroot::verity::digest::{Algorithm, ImageDigest};
 
 use crate::arguments::EnableArguments;
@@ -108,7 +107,10 @@ fn enable_one(file: &File, expected: Option<ImageDigest>, algorithm: Algorithm) 
     compare(&before)?;
     match before.by() {
         By::Kernel => return Ok(Done::Already),
-        By::FileWithoutVerity => enable_file(file, algorithm)?,
+        By::FileWithoutVerity => enable_file(file, algorithm).map_err(|reason| match too_small_blocks(file) {
+            Some(blocks) => Failure::Reason(format!("found a file without fs-verity, {blocks}: {reason}")),
+            None => reason.into(),
+        })?,
         By::NoVerityThere => {
             return Err(format!("found a filesystem without fs-verity, {}", filesystem_without_verity(file)).into());
         }

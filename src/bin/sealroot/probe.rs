@@ -14,7 +14,7 @@ use rustix::mount::{FsOpenFlags, fsconfig_create, fsconfig_set_fd, fsconfig_set_
 use sealroot::kernel::Kernel;
 use sealroot::kernel::forms::MountTable;
 use sealroot::kernel::mounts;
-use sealroot::verity::ask_kernel::{self, filesystem_without_verity};
+use sealroot::verity::ask_kernel::{self, filesystem_without_verity, too_small_blocks};
 
 use crate::arguments::{BOOTED_REPOSITORY, ProbeArguments};
 use crate::output::{Answer, Failure, Finding, Page, Paint, printable};
@@ -134,8 +134,14 @@ fn file_to_try(directory: &OwnedFd) -> Result<OwnedFd, Errno> {
 
 /// fs-verity on the filesystem of a directory, which is something without it where there is fs-verity.
 fn fs_verity(name: &str, directory: File) -> Feature {
-    let found = matches!(ask_kernel::measure(&directory), Ok(_) | Err(Errno::NODATA));
-    let without = if found { String::new() } else { filesystem_without_verity(&directory) };
+    let is_known = matches!(ask_kernel::measure(&directory), Ok(_) | Err(Errno::NODATA));
+    let blocks = too_small_blocks(&directory);
+    let found = is_known && blocks.is_none();
+    let without = match (is_known, blocks) {
+        (true, None) => String::new(),
+        (true, Some(blocks)) => format!("there is none, {blocks}"),
+        (false, _) => filesystem_without_verity(&directory),
+    };
     Feature { feature: format!("fs-verity at '{name}'"), since: "5.4", found, needed: true, without }
 }
 

@@ -16,7 +16,7 @@ use crate::native::{Drive, RELEASES};
 use crate::trial::{Need, Tier, Trial};
 
 /// The fixture's disks, in the order in which the tests expect them.
-const DISKS: [&str; 6] = ["disk", "btrfs", "plain", "xfs", "f2fs", "tiny"];
+const DISKS: [&str; 7] = ["disk", "btrfs", "plain", "xfs", "f2fs", "tiny", "blocks"];
 /// What the names of the library's unit tests begin with.
 const LIB: &str = "lib::";
 /// Variables that reach the tests.
