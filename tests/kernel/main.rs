@@ -21,6 +21,7 @@ mod actions;
 mod bootc;
 mod command;
 mod corruptions;
+mod crafted;
 mod damage;
 mod damaged;
 mod device_mapper;
