@@ -326,7 +326,13 @@ pub(super) fn state_directory(
     place: Place,
 ) -> Result<(String, OwnedFd), Refusal> {
     let name = format!("state/deploy/{}/{}", digest.to_hex(), place.name());
-    let failed = |reason| state_error(&name, reason);
+    let failed = |reason| match reason {
+        LookupError::Kernel(Errno::NOENT) => {
+            let expected = format!("a directory, or {}.mount = \"transient\"", place.name());
+            state_error(&name, reason).expected(expected)
+        }
+        reason => state_error(&name, reason),
+    };
     if place != Place::Var {
         let state = lookup::directory(physical, &name, Links::Refused).map_err(failed)?;
         return Ok((name, state));

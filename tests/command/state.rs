@@ -88,7 +88,9 @@ fn state_that_a_boot_takes() {
 fn state_that_is_missing() {
     let gone = "No such file or directory (os error 2)";
     let (found, deployment) = asked(OVERLAY, |disk| fs::remove_dir_all(disk.state("")).unwrap());
-    let missing = |name: &str| format!("state directory '{deployment}/{name}': {gone}");
+    let missing = |name: &str| {
+        format!("state directory '{deployment}/{name}': expected a directory, or {name}.mount = \"transient\": {gone}")
+    };
     assert_eq!(found.problems(), [missing("etc"), missing("var")]);
     let (found, deployment) = asked(BIND, |disk| {
         make(disk, &[("etc/systemd", 0o755)]);
@@ -190,6 +192,6 @@ fn a_link_to_the_repository() {
     fs::create_dir(made.path("disk/ostree")).unwrap();
     symlink("../composefs", made.path("disk/ostree/bootc")).unwrap();
     let found = made.asked(&["--repo", &made.name("disk/ostree/bootc")]);
-    let expected = format!("state directory '{}/etc': No such file or directory (os error 2)", disk.deployment);
-    assert_eq!(found.problems(), [expected]);
+    let expected = "expected a directory, or etc.mount = \"transient\": No such file or directory (os error 2)";
+    assert_eq!(found.problems(), [format!("state directory '{}/etc': {expected}", disk.deployment)]);
 }

@@ -69,7 +69,9 @@ fn refuses_as(mut release: Release) {
     lab::with("sha512", move |lab| {
         let directory = format!("state/deploy/{}/var", lab.digest());
         fs::remove_dir_all(lab.path(&directory)).unwrap();
-        let message = format!("assemble: state directory '{directory}': <errno 2>");
+        let message = format!(
+            "assemble: state directory '{directory}': expected a directory, or var.mount = \"transient\": <errno 2>"
+        );
         lab.expect_refused(&lab.boot_on(&mut release), &message);
     });
     lab::with("sha512", move |lab| {

@@ -264,10 +264,13 @@ fn refused(change: fn(&Lab), message: &'static str) {
 
 #[test]
 fn state_missing() {
-    let missing = "/etc': <errno 2>";
+    let missing = "/etc': expected a directory, or etc.mount = \"transient\": <errno 2>";
     refused(|lab| fs::remove_dir_all(lab.path("state")).unwrap(), missing);
     refused(|lab| fs::remove_dir_all(lab.state_path("etc")).unwrap(), missing);
-    refused(|lab| fs::remove_dir_all(lab.state_path("var")).unwrap(), "/var': <errno 2>");
+    refused(
+        |lab| fs::remove_dir_all(lab.state_path("var")).unwrap(),
+        "/var': expected a directory, or var.mount = \"transient\": <errno 2>",
+    );
 }
 
 #[test]
