@@ -23,7 +23,8 @@ const VOLATILE_ROOT: &str = "/run/systemd/volatile-root";
 pub fn replace(root: &ProvenRoot, path: &Path, workbench: Workbench, kernel: &Kernel) -> Result<(), Refusal> {
     let failed =
         |step: &'static str| move |reason: Errno| Refusal::of(format!("'{}': {step}", path.display())).because(reason);
-    if let Some(mount) = mounts::tree(path, kernel)?.below.first() {
+    // Several physical roots, one on another, go together.
+    if let Some(mount) = mounts::tree(path, kernel)?.below.iter().find(|mount| mount.point != path) {
         let point = mount.point.as_os_str().as_encoded_bytes().escape_ascii().to_string();
         let found = format!("{} {}", mount.filesystem, mount.source);
         return Err(Refusal::of(format!("mount '{point}'"))
