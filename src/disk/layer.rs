@@ -41,8 +41,8 @@ const LABEL: &str = "security.selinux";
 /// The longest attribute that is given, in bytes: a label of SELinux is at most this.
 const MAX_ATTRIBUTE: usize = 4096;
 
-/// Gives a directory the access lists of another, or none, and its label, if it has one. The mode comes after that, since an access
-/// list has a part of it.
+/// Gives a directory the access lists of another, or none, and its label, if it has one. An access list has a part of the mode: both
+/// are to be of the same directory.
 pub fn give_attributes(directory: impl AsFd, like: impl AsFd) -> Result<(), Errno> {
     let (path, like) = (lookup::proc_path(directory.as_fd()), lookup::proc_path(like.as_fd()));
     let mut buffer = [0; MAX_ATTRIBUTE];

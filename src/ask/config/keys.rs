@@ -7,7 +7,7 @@ use super::values::FromValue;
 /// A key: its table, its name, and how its value gets into a [`Config`].
 pub type Key = (&'static [&'static str], &'static str, fn(&mut Config, Value) -> Result<(), String>);
 
-/// The keys that only [`SEALROOT_TOML`] has.
+/// The keys that only [`super::SEALROOT_TOML`] has.
 pub const OUR_KEYS: &[Key] = &[
     (&[], "layout", |config, value| set(&mut config.layout, value)),
     (&["policy"], "karg", |config, value| set(&mut config.policy.karg, value)),

@@ -110,13 +110,8 @@ impl Reader<'_> {
                 self.enter_table(table, item.inline)?;
                 set(&mut self.config, value).map_err(|reason| format!("{}: {reason}", name()))
             }
-            (Known::Key((.., set)), None) => {
-                set(&mut Config::default(), Value::Nested("a table")).map_err(|reason| format!("{}: {reason}", name()))
-            }
-            (Known::Below((.., set), parts), _) => {
-                let name = dotted(item.path.get(..parts).unwrap_or_default());
-                set(&mut Config::default(), Value::Nested("a table")).map_err(|reason| format!("{name}: {reason}"))
-            }
+            (Known::Key(key), None) => not_a_table(key, &item.path),
+            (Known::Below(key, parts), _) => not_a_table(key, item.path.get(..parts).unwrap_or_default()),
             (Known::Unknown(parts), value) => self.unknown(&item.path, parts, value.is_none()),
         }
     }
@@ -157,6 +152,11 @@ impl Reader<'_> {
             }
         }
     }
+}
+
+/// What a key is expected to be instead of a table.
+fn not_a_table((.., set): &Key, path: &[String]) -> Result<(), String> {
+    set(&mut Config::default(), Value::Nested("a table")).map_err(|reason| format!("{}: {reason}", dotted(path)))
 }
 
 fn defined_twice(path: &[String]) -> String {
