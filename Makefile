@@ -29,6 +29,8 @@ install:
 	install -D -m 755 $(BOOT_PROGRAM) $(lib)/sealroot/sealroot-initrd
 	install -D -m 755 $(COMMAND) $(DESTDIR)$(PREFIX)/bin/sealroot
 	cd systemd-units && find . -type f -exec install -D -m 644 {} $(abspath $(lib))/systemd/system/{} \;
+	install -d $(lib)/systemd/system/sysinit.target.wants
+	ln -sf ../sealroot-keep.service $(lib)/systemd/system/sysinit.target.wants/sealroot-keep.service
 	install -D -m 755 dracut-module/50sealroot/module-setup.sh $(lib)/dracut/modules.d/50sealroot/module-setup.sh
 	install -D -m 644 -t $(share)/man/man1 man/sealroot.1
 	install -D -m 644 -t $(share)/man/man5 man/sealroot.toml.5

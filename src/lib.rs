@@ -17,7 +17,7 @@
 //!                                                 CheckedImage
 //!                                                       │ mount
 //!                                                 DetachedRoot
-//!                                                       │ assemble (set_aside)
+//!                                                       │ assemble (keep)
 //!                                                 AssembledRoot
 //!                                                       │ prove
 //!                                                 ProvenRoot

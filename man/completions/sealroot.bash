@@ -31,6 +31,9 @@ _sealroot() {
             sealroot,karg)
                 cmd="sealroot__subcmd__karg"
                 ;;
+            sealroot,keep)
+                cmd="sealroot__subcmd__keep"
+                ;;
             sealroot,manifest)
                 cmd="sealroot__subcmd__manifest"
                 ;;
@@ -61,6 +64,9 @@ _sealroot() {
             sealroot__subcmd__help,karg)
                 cmd="sealroot__subcmd__help__subcmd__karg"
                 ;;
+            sealroot__subcmd__help,keep)
+                cmd="sealroot__subcmd__help__subcmd__keep"
+                ;;
             sealroot__subcmd__help,manifest)
                 cmd="sealroot__subcmd__help__subcmd__manifest"
                 ;;
@@ -83,7 +89,7 @@ _sealroot() {
 
     case "${cmd}" in
         sealroot)
-            opts="-h -V --json --help --version digest enable inspect karg manifest probe status uki verify help"
+            opts="-h -V --json --help --version digest enable inspect karg keep manifest probe status uki verify help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -137,7 +143,7 @@ _sealroot() {
             return 0
             ;;
         sealroot__subcmd__help)
-            opts="digest enable inspect karg manifest probe status uki verify help"
+            opts="digest enable inspect karg keep manifest probe status uki verify help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -207,6 +213,20 @@ _sealroot() {
             return 0
             ;;
         sealroot__subcmd__help__subcmd__karg)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        sealroot__subcmd__help__subcmd__keep)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
@@ -331,6 +351,20 @@ _sealroot() {
                     COMPREPLY=($(compgen -W "sealroot bootc" -- "${cur}"))
                     return 0
                     ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        sealroot__subcmd__keep)
+            opts="-h --json --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
                 *)
                     COMPREPLY=()
                     ;;

@@ -27,13 +27,13 @@ use crate::refusal::{Refusal, chain};
 use crate::steps::assemble::{self, AssembledRoot, assemble};
 use crate::steps::find::find;
 use crate::steps::gate;
+use crate::steps::keep::NotKept;
 use crate::steps::look_inside::{self, ReadAhead};
 use crate::steps::measure::measure;
 use crate::steps::mount as sealed_root;
 use crate::steps::objects::{self, CheckedImage};
 use crate::steps::prove::prove;
 use crate::steps::replace;
-use crate::steps::set_aside::SetAside;
 use crate::verity::Verification;
 use crate::verity::unmeasured::Limits;
 pub use earlier::{fsck, gate, refused};
@@ -165,22 +165,22 @@ fn build(
         look_at_objects().at(Stage::Objects)?
     };
     report::create_directory().at(Stage::Mount)?;
-    let mut aside = SetAside::default();
-    let mut attempt = construct(&checked, mounted.as_fd(), settings, &kernel, &mut aside, recorder);
+    let mut not_kept = NotKept::default();
+    let mut attempt = construct(&checked, mounted.as_fd(), settings, &kernel, &mut not_kept, recorder);
     // Some kernels up to 6.18.5 count an EROFS that is mounted from a file as a level of stacking, and have none left
     // for the overlay over /etc then.
     if let Err(first) = attempt {
         attempt = if assemble::may_be_stacking(first.reason()) && kernel.fall_back_to_loop() {
-            construct(&checked, mounted.as_fd(), settings, &kernel, &mut aside, recorder)
+            construct(&checked, mounted.as_fd(), settings, &kernel, &mut not_kept, recorder)
                 .map_err(|second| first.and(&second))
         } else {
             Err(first)
         };
     }
     recorder.report.kernel(kernel.forms());
-    if !aside.is_empty() {
-        log::warn!("{aside}");
-        recorder.report.set_aside(aside);
+    if !not_kept.is_empty() {
+        log::warn!("{not_kept}");
+        recorder.report.not_kept(not_kept);
     }
     let (assembled, workbench) = attempt?;
     let proven = recorder.stage(Stage::Prove, || prove(assembled, command_line, &files))?;
@@ -204,7 +204,7 @@ fn construct(
     mounted: BorrowedFd<'_>,
     settings: &Settings,
     kernel: &Kernel,
-    aside: &mut SetAside,
+    not_kept: &mut NotKept,
     recorder: &mut Recorder<'_>,
 ) -> Result<(AssembledRoot, Workbench), BootError> {
     let (physical, workbench, detached) = recorder.stage(Stage::Mount, || {
@@ -216,7 +216,7 @@ fn construct(
         Ok((physical, workbench, detached))
     })?;
     let assembled =
-        recorder.stage(Stage::Assemble, || assemble(detached, &physical, settings, &workbench, kernel, aside))?;
+        recorder.stage(Stage::Assemble, || assemble(detached, &physical, settings, &workbench, kernel, not_kept))?;
     Ok((assembled, workbench))
 }
 

@@ -17,6 +17,7 @@ use crate::boot::timed;
 use crate::kernel;
 use crate::kernel::kmsg;
 use crate::refusal::chain;
+use crate::steps::keep::PLACE;
 
 /// The start of the one line that says why a boot is refused.
 pub const REFUSED: &str = "boot refused";
@@ -79,11 +80,12 @@ pub(super) fn refuse_at(moment: Moment, sysroot: &Path, report: &mut Report, err
     }
 }
 
-/// Takes what is mounted there out of sight. The filesystem may then have to end its work on the disk, which is waited for
+/// Takes what is mounted there out of sight, and what was to be kept of /etc. The filesystem may then have to end its work on the disk, which is waited for
 /// only a while.
 fn detach(sysroot: &Path) {
     let (point, path) = (sysroot.display(), sysroot.to_owned());
-    match timed::within(DETACH_TIME, move || kernel::detach_all(&path)) {
+    let work = move || kernel::detach_all(&path).and(kernel::detach_all(Path::new(PLACE)));
+    match timed::within(DETACH_TIME, work) {
         Some(Ok(())) => {}
         Some(Err(error)) => log::error!("'{point}': could not be detached: {error}"),
         None => log::warn!("'{point}': expected the disk to answer within {} s, ignoring", DETACH_TIME.as_secs()),

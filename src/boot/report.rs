@@ -17,13 +17,14 @@ use crate::ask::added::AddedString;
 use crate::ask::bypasses::Bypass;
 use crate::ask::cmdline::RequestedImage;
 use crate::ask::firmware::SecureBoot;
+use crate::ask::keep::KeepList;
 use crate::ask::policy::{Action, Settings};
 use crate::boot::stage::Stage;
 use crate::formats::composefs::FormatVersion;
 use crate::kernel::forms::Forms;
 use crate::refusal::Refusal;
 use crate::steps::gate::MountRecord;
-use crate::steps::set_aside::SetAside;
+use crate::steps::keep::NotKept;
 use crate::verity::Verification;
 
 /// The directory of everything that sealroot leaves in the running system.
@@ -91,7 +92,7 @@ pub struct Report {
     policy: Option<Settings>,
     bypasses: Vec<Bypass>,
     kernel: Option<Forms>,
-    set_aside: Option<SetAside>,
+    not_kept: Option<NotKept>,
     checks: Vec<CheckRecord>,
     mounts: Vec<MountRecord>,
 }
@@ -113,6 +114,38 @@ pub struct EarlierReport {
     verdict: Verdict,
     reason: Option<String>,
     mounts: Option<Vec<MountRecord>>,
+}
+
+/// What the booted system needs of it.
+#[derive(Debug, Deserialize)]
+struct KeepReport {
+    policy: Option<KeepPolicy>,
+}
+
+#[derive(Debug, Deserialize)]
+struct KeepPolicy {
+    #[serde(rename = "etc.keep")]
+    keep: KeepSetting,
+}
+
+#[derive(Debug, Deserialize)]
+struct KeepSetting {
+    value: Option<Vec<String>>,
+}
+
+/// The list by which the booted system's /etc was made, if it was.
+pub fn keep_list() -> Result<Option<KeepList>, Refusal> {
+    let Some(text) = read_text()? else { return Ok(None) };
+    // Of this schema.
+    EarlierReport::parse(&text)?;
+    let report: KeepReport = parse(&text)?;
+    report.policy.and_then(|policy| policy.keep.value).map(KeepList::try_from).transpose()
+}
+
+fn parse<T: Deserialize>(text: &[u8]) -> Result<T, Refusal> {
+    let no_report = || about().expected("a report").found("something else");
+    let text = str::from_utf8(text).map_err(|_| no_report())?;
+    json::from_str(text).map_err(|_| no_report())
 }
 
 /// A refusal of the report itself.
@@ -137,7 +170,7 @@ impl Default for Report {
             policy: None,
             bypasses: Vec::new(),
             kernel: None,
-            set_aside: None,
+            not_kept: None,
             checks: Vec::new(),
             mounts: Vec::new(),
         }
@@ -186,9 +219,9 @@ impl Report {
         self.kernel = Some(forms);
     }
 
-    /// Records what was set aside of a persistent /etc.
-    pub fn set_aside(&mut self, aside: SetAside) {
-        self.set_aside = Some(aside);
+    /// Records what did not come to /etc.
+    pub fn not_kept(&mut self, not_kept: NotKept) {
+        self.not_kept = Some(not_kept);
     }
 
     /// Records a stage that was passed.
@@ -252,7 +285,7 @@ impl Serialize for Report {
         fields.push_known("policy", self.policy.as_ref());
         fields.push("bypasses", &self.bypasses);
         fields.push_known("kernel", self.kernel.as_ref());
-        fields.push_known("set_aside", self.set_aside.as_ref());
+        fields.push_known("not_kept", self.not_kept.as_ref());
         fields.push("checks", &self.checks);
         fields.push("mounts", &self.mounts);
         Fragment::Map(Box::new(fields))
@@ -350,9 +383,7 @@ impl EarlierReport {
 
     /// Parses a report.
     pub fn parse(text: &[u8]) -> Result<Self, Refusal> {
-        let no_report = || about().expected("a report").found("something else");
-        let text = str::from_utf8(text).map_err(|_| no_report())?;
-        let report: Self = json::from_str(text).map_err(|_| no_report())?;
+        let report: Self = parse(text)?;
         if report.schema != SCHEMA {
             return Err(about().expected(format!("schema {SCHEMA}")).found(report.schema));
         }

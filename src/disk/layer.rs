@@ -49,10 +49,26 @@ pub fn give_attributes(directory: impl AsFd, like: impl AsFd) -> Result<(), Errn
     for name in ACCESS_LISTS {
         set_attribute(&path, name, attribute(&like, name, &mut buffer)?)?;
     }
-    match attribute(&like, LABEL, &mut buffer)? {
-        Some(label) => set_attribute(&path, LABEL, Some(label)),
+    copy_label(&path, &like)
+}
+
+/// Gives a file or a directory the label of another, if that has one.
+pub fn give_label(file: impl AsFd, like: impl AsFd) -> Result<(), Errno> {
+    copy_label(&lookup::proc_path(file.as_fd()), &lookup::proc_path(like.as_fd()))
+}
+
+fn copy_label(path: &str, like: &str) -> Result<(), Errno> {
+    match attribute(like, LABEL, &mut [0; MAX_ATTRIBUTE])? {
+        Some(label) => set_attribute(path, LABEL, Some(label)),
         None => Ok(()),
     }
+}
+
+/// Gives a file or a directory an owner and a mode, in this order: a new owner takes bits of the mode away.
+pub fn give_ownership(file: impl AsFd, ownership: Ownership) -> Result<(), Errno> {
+    let path = lookup::proc_path(file.as_fd());
+    rustix::fs::chown(&path, Some(Uid::from_raw(ownership.user)), Some(Gid::from_raw(ownership.group)))?;
+    rustix::fs::chmod(&path, Mode::from_raw_mode(ownership.mode))
 }
 
 fn attribute<'a>(path: &str, name: &str, buffer: &'a mut [u8]) -> Result<Option<&'a [u8]>, Errno> {
@@ -91,8 +107,7 @@ pub fn make(state: impl AsFd + Copy, name: &str, ownership: Ownership) -> Result
     for name in ACCESS_LISTS {
         set_attribute(&by_path, name, None)?;
     }
-    rustix::fs::chown(&by_path, Some(Uid::from_raw(ownership.user)), Some(Gid::from_raw(ownership.group)))?;
-    rustix::fs::chmod(&by_path, Mode::from_raw_mode(ownership.mode))?;
+    give_ownership(&fd, ownership)?;
     rustix::fs::renameat_with(state, &new, state, name, RenameFlags::NOREPLACE)?;
     Ok(())
 }

@@ -95,7 +95,7 @@ pub fn entries(directory: impl AsFd) -> Result<Dir, Errno> {
 }
 
 /// [`location`] of a regular file.
-pub fn regular_file(directory: impl AsFd, path: &str, links: Links) -> Result<OwnedFd, LookupError> {
+pub fn regular_file(directory: impl AsFd, path: impl Arg + Copy, links: Links) -> Result<OwnedFd, LookupError> {
     let fd = location(directory, path, links)?;
     expect_kind(&fd, FileType::RegularFile)?;
     Ok(fd)

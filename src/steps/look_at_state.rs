@@ -6,8 +6,7 @@ use crate::ask::config::StateMount;
 use crate::ask::policy::Settings;
 use crate::disk::layer::Ownership;
 use crate::refusal::Refusal;
-use crate::steps::assemble::{self, Place, ROOTS_ALONE};
-use crate::steps::set_aside;
+use crate::steps::assemble::{self, Place};
 use crate::verity::digest::ImageDigest;
 
 /// What is wrong with the state of a deployment.
@@ -36,7 +35,6 @@ pub fn look_at_state(
     sealed: impl Fn(&'static str) -> Result<Ownership, Refusal>,
 ) -> StateFindings {
     let mut findings = StateFindings::default();
-    let keep = settings.etc_keep.value().is_some();
     for (place, mount) in [(Place::Etc, *settings.etc.value()), (Place::Var, *settings.var.value())] {
         if !stays(mount) {
             continue;
@@ -50,26 +48,26 @@ pub fn look_at_state(
         };
         let found = match mount {
             StateMount::Bind => files(&state, &name, place, &mut findings.doubtful),
-            _ => sealed(place.name()).and_then(|like| layers(&state, &name, place, like, keep && place == Place::Etc)),
+            _ => sealed(place.name()).and_then(|like| {
+                layers(&state, &name, place, like, place == Place::Etc && settings.etc_keep.value().is_some())
+            }),
         };
         findings.refused.extend(found.err());
     }
     findings
 }
 
-/// Of an overlay.
-fn layers(state: &OwnedFd, name: &str, place: Place, like: Ownership, keep: bool) -> Result<(), Refusal> {
+/// Of an overlay, which may be in memory but for what is kept.
+fn layers(state: &OwnedFd, name: &str, place: Place, like: Ownership, in_memory: bool) -> Result<(), Refusal> {
     assemble::expect_layers(state, name, place)?;
-    let existing = |layer, expected, as_it_is: bool| {
-        assemble::existing_layer(state, name, layer, expected, |found| {
-            found == expected || !as_it_is && assemble::may_become(found, expected)
-        })
+    let existing = |layer, expected| {
+        assemble::existing_layer(state, name, layer, expected, |found| assemble::may_become(found, expected))
     };
-    existing("upper", like, false)?;
-    if keep {
-        existing(set_aside::REJECTED, ROOTS_ALONE, true)?;
+    existing("upper", like)?;
+    if in_memory {
+        return Ok(());
     }
-    match existing("work", Ownership { mode: 0o700, ..like }, false)? {
+    match existing("work", Ownership { mode: 0o700, ..like })? {
         Some((work, _)) => assemble::expect_nothing_lost(&work, name),
         None => Ok(()),
     }

@@ -1,10 +1,11 @@
 //! The flow: one file or folder for each stage that touches the disk, which takes what the one before it made. `enable` is a part of
-//! measure, `set_aside` of assemble.
+//! measure, `keep` of assemble.
 
 pub mod assemble;
 pub mod enable;
 pub mod find;
 pub mod gate;
+pub mod keep;
 pub mod look_at_state;
 pub mod look_inside;
 pub mod measure;
@@ -12,4 +13,3 @@ pub mod mount;
 pub mod objects;
 pub mod prove;
 pub mod replace;
-pub mod set_aside;

@@ -5,7 +5,7 @@ use std::os::fd::BorrowedFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use rustix::fs::{CWD, major, makedev, minor};
+use rustix::fs::{CWD, Mode, major, makedev, minor};
 use rustix::io::Errno;
 use rustix::mount::MoveMountFlags;
 
@@ -13,6 +13,7 @@ use crate::kernel::mounts;
 use crate::kernel::workbench::Workbench;
 use crate::kernel::{self, Kernel};
 use crate::refusal::Refusal;
+use crate::steps::keep::PLACE;
 use crate::steps::prove::ProvenRoot;
 
 /// Where systemd looks for the block device below a root that is none (systemd-gpt-auto-generator(8)).
@@ -34,7 +35,22 @@ pub fn replace(root: &ProvenRoot, path: &Path, workbench: Workbench, kernel: &Ke
     kernel::detach_all(path).map_err(failed("detach"))?;
     rustix::mount::move_mount(root.root(), "", CWD, path, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
         .map_err(failed("move the new root here"))?;
+    if let Some(kept) = root.root().kept() {
+        place_kept(kept).map_err(|reason| Refusal::of(format!("'{PLACE}'")).because(reason))?;
+    }
     workbench.close()
+}
+
+/// Puts the upper layer of /etc where the booted system finds it, by a path that root alone can go.
+fn place_kept(kept: BorrowedFd<'_>) -> Result<(), Errno> {
+    let path = Path::new(PLACE);
+    // An earlier run in this boot may have left one.
+    kernel::detach_all(path)?;
+    match rustix::fs::mkdir(path, Mode::RWXU) {
+        Ok(()) | Err(Errno::EXIST) => {}
+        Err(reason) => return Err(reason),
+    }
+    rustix::mount::move_mount(kept, "", CWD, path, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
 }
 
 /// Why systemd will not find the physical root's block device. It can boot without.

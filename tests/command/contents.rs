@@ -43,6 +43,19 @@ fn an_image_that_has_it_all() {
     }
 }
 
+/// Who sets a list of files for /etc needs what writes them back.
+#[test]
+fn an_image_that_loses_what_changes() {
+    let keep = "[etc]\nkeep = [\"machine-id\"]\n";
+    assert_eq!(said("SHA256_LINKED", "", keep), (vec![], vec![]));
+    let warning = format!(
+        "image 'images/{}': expected '/usr/bin/sealroot' and sealroot-keep.service, wanted by sysinit.target (etc.keep is set), \
+         found not both: changes of /etc are lost at the next boot",
+        GOLDEN.value("SHA256_V1")
+    );
+    assert_eq!(said("SHA256_V1", "", keep), (vec![], vec![warning]));
+}
+
 #[test]
 fn an_image_without_init_and_os_release() {
     let problems = vec![missing("/sbin/init"), missing("/usr/lib/os-release")];

@@ -49,6 +49,7 @@ fn everything_is_installed() {
     let mut expected: BTreeSet<String> =
         ["usr/bin/sealroot", "usr/lib/sealroot/sealroot-initrd"].map(String::from).into();
     expected.extend(all("systemd-units", "usr/lib/systemd/system"));
+    expected.insert("usr/lib/systemd/system/sysinit.target.wants/sealroot-keep.service".into());
     expected.extend(all("dracut-module", "usr/lib/dracut/modules.d"));
     expected.extend(all("docs", "usr/share/doc/sealroot"));
     for name in ["README.md", "SECURITY.md", "CHANGELOG.md", "LICENSE-APACHE", "LICENSE-MIT"] {

@@ -229,7 +229,7 @@ fn status_of_a_sealed_root() {
         assert_eq!((code, &result["sealed"], &result["problems"]), (0, &true.into(), &json!([])), "{result}");
         assert_eq!(result["image"], format!("sha512:{}", lab.digest()));
         assert_eq!((&result["format"], &result["check"]), (&"v1".into(), &"image".into()));
-        assert_eq!(result["set_aside"], Value::Null);
+        assert_eq!((&result["not_kept"], &result["keeping"]), (&Value::Null, &Value::Null));
         let points: Vec<_> = result["not_sealed"].as_array().unwrap().iter().map(|mount| &mount["point"]).collect();
         assert_eq!(points, ["/etc", "/var", "/sysroot"]);
         let booted: Vec<_> =
@@ -245,14 +245,18 @@ fn status_of_an_etc_of_listed_files() {
         lab.config("[etc]\nkeep = [\"machine-id\"]\n");
         lab.expect_sealed(&lab.boot(), lab.digest());
         let (code, result) = status(lab);
-        let aside = &result["set_aside"];
-        assert_eq!((code, &aside["count"]), (0, &1.into()), "{result}");
-        assert_eq!(aside["entries"], json!([{"path": "ld.so.preload", "reason": "not-listed"}]));
-        let folder = aside["folder"].as_str().unwrap();
+        let left = &result["not_kept"];
+        assert_eq!((code, &left["count"], &result["keeping"]), (0, &1.into(), &false.into()), "{result}");
+        assert_eq!(left["entries"], json!([{"path": "ld.so.preload", "reason": "not-listed"}]));
+        let folder = left["folder"].as_str().unwrap();
         let text = Command::new("chroot").args([SYSROOT, "/var/sealroot", "status"]).output().unwrap().stdout;
         let text = String::from_utf8(text).unwrap();
-        let lines = format!("set aside:   1 of /etc, in '{folder}'\n             ld.so.preload (not-listed)\n");
+        let lines = format!(
+            "not kept:    changes of /etc are lost at the next boot: sealroot-keep.service does not run\n\
+             not kept:    1 of /etc, in '{folder}'\n             ld.so.preload (not-listed)\n"
+        );
         assert!(text.contains(&lines), "{text}");
+        crate::keep::keeping(|| assert_eq!(status(lab).1["keeping"], true));
     });
 }
 

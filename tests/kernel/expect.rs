@@ -13,7 +13,7 @@ use sealroot::kernel::mount::Mount;
 use sealroot::kernel::mountinfo;
 use serde_json::Value;
 
-use crate::lab::{Lab, Run, SYSROOT};
+use crate::lab::{KEPT, Lab, Run, SYSROOT};
 
 const REPORT: &str = "/run/sealroot/report.json";
 
@@ -104,10 +104,16 @@ impl Lab {
     /// Nothing of the work in progress is left: no place, no mount, no descriptor, and of the loop devices only those
     /// of the sealed root.
     fn expect_nothing_left(&self, run: &Run, loop_devices: usize) {
-        let left: Vec<_> = fs::read_dir("/run/sealroot").unwrap().map(|entry| entry.unwrap().file_name()).collect();
-        assert_eq!(left, ["report.json"]);
-        let left: Vec<_> = mounts().into_iter().filter(|mount| mount.point.starts_with("/run/sealroot")).collect();
-        assert!(left.is_empty(), "{left:?}");
+        let report = self.report();
+        let keeps = report["verdict"] == "sealed" && !report["policy"]["etc.keep"]["value"].is_null();
+        let mut left: Vec<_> = fs::read_dir("/run/sealroot").unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        left.sort_unstable();
+        assert_eq!(left, if keeps { &["etc", "report.json"][..] } else { &["report.json"] });
+        let left = mounts().into_iter().filter(|mount| mount.point.starts_with("/run/sealroot"));
+        let mut points: Vec<_> = left.map(|mount| mount.point.to_str().unwrap().to_owned()).collect();
+        points.sort_unstable();
+        let kept = [KEPT.to_owned(), format!("{KEPT}/disk")];
+        assert_eq!(points, if keeps { &kept[..] } else { &[] });
         assert_eq!(run.ending.left_open, Some(BTreeSet::new()));
         self.expect_loop_devices(loop_devices);
     }

@@ -18,6 +18,8 @@ use crate::kernel::{self, Ending, Kernel, Running};
 use crate::raw;
 
 pub const SYSROOT: &str = "/sysroot";
+/// Where the upper layer is that `etc.keep` makes, and the state that it is kept in.
+pub const KEPT: &str = "/run/sealroot/etc";
 /// What stands for the kernel's command line.
 const COMMAND_LINE: &str = "/run/lab/cmdline";
 pub const PROGRAM: &str = "/usr/lib/sealroot/sealroot-initrd";
@@ -102,6 +104,7 @@ impl Lab {
     /// What is left is unmounted at once. When a namespace goes, the kernel does it some time later.
     fn tear_down(&self) {
         while umount2(SYSROOT, MntFlags::MNT_DETACH).is_ok() {}
+        while umount2(KEPT, MntFlags::MNT_DETACH).is_ok() {}
         // A test may have unmounted it, or mount something on it.
         let _ = umount2(DISK, MntFlags::empty());
     }
@@ -192,6 +195,8 @@ impl Lab {
     /// Takes everything away that the boot program left.
     pub fn forget(&self) {
         while umount2(SYSROOT, MntFlags::MNT_DETACH).is_ok() {}
+        // The state on the disk is in there.
+        while umount2(KEPT, MntFlags::MNT_DETACH).is_ok() {}
         fs::remove_dir_all("/run/sealroot").unwrap();
     }
 

@@ -39,10 +39,6 @@ pub enum Bypass {
     FirstBoot,
     /// What lies in a persistent /etc is read by PID 1 and by each program: `ld.so.preload`, units.
     WritableEtc,
-    /// The upper layer of a persistent /etc, made anew or not, is on the filesystem of /var: where that is crafted, a directory of
-    /// /var and the layer can share an inode or a block, so that what is written to one is in the other. What checks filesystems is
-    /// told by the disk itself which one it has.
-    CraftedFilesystem,
     /// Strings of the machine's set-up that add to what was signed are only reported.
     FirmwareStrings,
     /// The boot stub puts an SMBIOS string behind the signed command line. The boot program refuses such a string, unless
@@ -67,7 +63,6 @@ names!(Bypass:
     DiskErrors = "disk-errors",
     FirstBoot = "first-boot",
     WritableEtc = "writable-etc",
-    CraftedFilesystem = "crafted-filesystem",
     FirmwareStrings = "firmware-strings",
     StubCommandLine = "stub-command-line",
     StubInitrd = "stub-initrd",
@@ -90,7 +85,6 @@ impl Bypass {
             Self::DiskErrors => "rootflags=errors=remount-ro",
             Self::FirstBoot => "systemd.condition_first_boot=no systemd.firstboot=no",
             Self::WritableEtc => "etc.keep of nothing but data, or etc.mount = \"transient\" or \"none\"",
-            Self::CraftedFilesystem => "etc.mount = \"transient\" or \"none\"",
             Self::FirmwareStrings => "policy.firmware-strings = \"refuse\"",
             Self::StubCommandLine => "a boot stub that takes no SMBIOS string",
             Self::StubInitrd => "a boot stub that takes no initramfs of a boot loader",
@@ -149,7 +143,7 @@ pub fn find(boot: &Boot<'_>) -> Vec<Bypass> {
     let stub_that_adds = stub.or(firmware.then_some(Stub::Unknown));
     let keep = settings.etc_keep.value().as_ref();
     let keeps_data = keep.is_some_and(KeepList::is_data);
-    let id_persists = etc_persists && keep.is_none_or(|list| list.matches(b"machine-id"));
+    let persists = |path: &[u8]| etc_persists && keep.is_none_or(|list| list.matches(path));
     let adds = |extra| stub_that_adds.is_some_and(|stub| stub.adds(extra));
     [
         (
@@ -158,7 +152,7 @@ pub fn find(boot: &Boot<'_>) -> Vec<Bypass> {
         ),
         (Bypass::MetadataService, !asked.is_off("systemd.imds")),
         // In the initrd, systemd-fstab-generator takes either form, and the gate sees what it mounts.
-        (Bypass::Fstab, etc_persists && (!asked.is_off("fstab") || asked.is_on("rd.fstab"))),
+        (Bypass::Fstab, persists(b"fstab") && (!asked.is_off("fstab") || asked.is_on("rd.fstab"))),
         (Bypass::InitrdShell, asked.shell()),
         (
             Bypass::Hibernation,
@@ -171,10 +165,10 @@ pub fn find(boot: &Boot<'_>) -> Vec<Bypass> {
         (Bypass::DiskErrors, filesystem == PhysicalFilesystem::MayBeExt4 && !asked.survives_disk_errors()),
         (
             Bypass::FirstBoot,
-            id_persists && !(asked.is_off("systemd.condition_first_boot") && asked.is_off("systemd.firstboot")),
+            persists(b"machine-id")
+                && !(asked.is_off("systemd.condition_first_boot") && asked.is_off("systemd.firstboot")),
         ),
         (Bypass::WritableEtc, etc_persists && !keeps_data),
-        (Bypass::CraftedFilesystem, etc_persists && keeps_data),
         (Bypass::FirmwareStrings, *settings.firmware_strings.value() == FirmwareStrings::Report),
         (Bypass::StubCommandLine, adds(Extra::CommandLine)),
         (Bypass::StubInitrd, adds(Extra::Initrd)),
@@ -211,25 +205,17 @@ mod tests {
         }
     }
 
-    /// But for the one that nothing closes but another /etc.
-    fn without_crafted(boot: &Boot<'_>) -> Vec<Bypass> {
-        let mut found = find(boot);
-        found.retain(|bypass| *bypass != Bypass::CraftedFilesystem);
-        found
-    }
-
     /// Of a command line and a configuration alone.
     fn bypasses(line: &str, config: &str) -> Vec<Bypass> {
-        without_crafted(&boot(&resolved(line, config)))
+        find(&boot(&resolved(line, config)))
     }
 
     #[test]
     fn a_persistent_etc_of_data() {
         let line = format!("{} rootfstype=ext4 fsck.mode=force", sealed());
         let found = |config: &str| find(&boot(&resolved(&line, config)));
-        assert_eq!(found(KEEP), [Bypass::CraftedFilesystem]);
-        assert_eq!(found("[etc]\nkeep = [\"machine-id\"]\n"), [Bypass::CraftedFilesystem]);
-        // What any file opens is worse.
+        assert_eq!(found(KEEP), []);
+        assert_eq!(found("[etc]\nkeep = [\"machine-id\"]\n"), []);
         assert_eq!(found(""), [Bypass::WritableEtc]);
         for mount in ["transient", "none"] {
             assert_eq!(found(&format!("[etc]\nmount = \"{mount}\"\n")), []);
@@ -317,7 +303,11 @@ mod tests {
             ("", "rootflags=noatime,errors=panic", DiskErrors),
         ] {
             let line = format!("{} {add}", sealed().replace(remove, ""));
-            assert_eq!(bypasses(&line, KEEP), [bypass], "{line}");
+            match bypass {
+                // An empty list has no fstab.
+                Fstab => assert_eq!(bypasses(&line, ""), [Fstab, WritableEtc], "{line}"),
+                bypass => assert_eq!(bypasses(&line, KEEP), [bypass], "{line}"),
+            }
         }
     }
 
@@ -327,6 +317,7 @@ mod tests {
         for mount in ["transient", "none"] {
             assert_eq!(bypasses(&line, &format!("[etc]\nmount = \"{mount}\"\n")), []);
         }
+        assert_eq!(bypasses(&line, KEEP), []);
         assert_eq!(bypasses(&sealed().replace("import_credentials", "import-credentials"), KEEP), []);
         assert_eq!(bypasses(&sealed().replace("noresume", "nohibernate"), KEEP), []);
         assert_eq!(bypasses(&sealed().replace("errors=remount-ro", "noatime,errors=continue"), KEEP), []);
@@ -367,7 +358,7 @@ mod tests {
             let resolved = resolved(line, KEEP);
             let mut boot = boot(&resolved);
             change(&mut boot);
-            without_crafted(&boot)
+            find(&boot)
         };
         assert_eq!(found(&bare, |_| ()), [Bypass::Hibernation, Bypass::DiskErrors]);
         assert_eq!(found(&bare, |boot| boot.lockdown = Lockdown::Active), [Bypass::DiskErrors]);

@@ -27,6 +27,7 @@ pub enum Command {
     Enable(EnableArguments),
     Inspect(InspectArguments),
     Karg(KargArguments),
+    Keep(KeepArguments),
     Manifest(ManifestArguments),
     Probe(ProbeArguments),
     Status(StatusArguments),
@@ -42,6 +43,7 @@ impl Command {
             Self::Enable(_) => "enable",
             Self::Inspect(_) => "inspect",
             Self::Karg(_) => "karg",
+            Self::Keep(_) => "keep",
             Self::Manifest(_) => "manifest",
             Self::Probe(_) => "probe",
             Self::Status(_) => "status",
@@ -108,6 +110,13 @@ pub struct KargArguments {
     #[arg(long)]
     pub sealed: bool,
 }
+
+/// Write to the disk what changes in the listed files of /etc
+///
+/// For sealroot-keep.service: with etc.keep (see sealroot.toml(5)), /etc is in memory. Runs until it is told to end (SIGTERM), in the system that the
+/// boot program booted. What cannot be written is said, and tried again.
+#[derive(Debug, clap::Args)]
+pub struct KeepArguments {}
 
 /// Make the sealed list of an initramfs's files
 ///

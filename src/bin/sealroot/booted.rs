@@ -41,17 +41,17 @@ pub fn report() -> Result<Option<Report>, Failure> {
 
 /// What `etc.keep` did not keep, as the boot program tells it.
 #[derive(Debug, Serialize)]
-pub struct SetAside {
+pub struct NotKept {
     pub count: u64,
     /// On the physical root.
     pub folder: String,
     /// The first of them.
-    pub entries: Vec<SetAsideEntry>,
+    pub entries: Vec<NotKeptEntry>,
 }
 
-/// An entry that was set aside.
+/// An entry that was not kept.
 #[derive(Debug, Serialize)]
-pub struct SetAsideEntry {
+pub struct NotKeptEntry {
     pub path: String,
     pub reason: String,
 }
@@ -79,19 +79,19 @@ impl Report {
         values.iter().filter_map(as_text).map(str::to_owned).collect()
     }
 
-    /// What the boot program set aside of /etc, where it did.
-    pub fn set_aside(&self) -> Option<SetAside> {
-        let Value::Array(entries) = self.get(&["set_aside", "entries"])? else { return None };
-        let Value::Number(Number::U64(count)) = self.get(&["set_aside", "count"])? else { return None };
+    /// What the boot program left behind of /etc, where it did.
+    pub fn not_kept(&self) -> Option<NotKept> {
+        let Value::Array(entries) = self.get(&["not_kept", "entries"])? else { return None };
+        let Value::Number(Number::U64(count)) = self.get(&["not_kept", "count"])? else { return None };
         let entries = entries.iter().filter_map(|entry| {
             let text = |name| match entry {
                 Value::Object(entry) => entry.get(name).and_then(as_text).map(str::to_owned),
                 _ => None,
             };
-            Some(SetAsideEntry { path: text("path")?, reason: text("reason")? })
+            Some(NotKeptEntry { path: text("path")?, reason: text("reason")? })
         });
-        let folder = self.text(&["set_aside", "folder"])?.into();
-        Some(SetAside { count: *count, folder, entries: entries.collect() })
+        let folder = self.text(&["not_kept", "folder"])?.into();
+        Some(NotKept { count: *count, folder, entries: entries.collect() })
     }
 
     fn get(&self, names: &[&str]) -> Option<&Value> {

@@ -22,6 +22,10 @@ use sealroot::verity::digest::ImageDigest;
 /// Without it PID 1 makes one, if it can write to /etc. One that is empty or says `uninitialized` is enough if it cannot: systemd
 /// mounts another over it. Source: machine-id(5).
 const MACHINE_ID: &str = "/etc/machine-id";
+/// What writes to the disk what changes in listed files of /etc, as it is enabled in one of the folders, and what it runs.
+const KEEPER: &str = "sysinit.target.wants/sealroot-keep.service";
+const UNITS: [&str; 2] = ["/etc/systemd/system", "/usr/lib/systemd/system"];
+const COMMAND: &str = "/usr/bin/sealroot";
 /// So long is a chain of links at most, as for the kernel.
 const MAX_LINKS: usize = 40;
 /// `PATH_MAX`
@@ -103,6 +107,17 @@ impl<'a> Contents<'a> {
     /// Whether systemd could not set a machine id if /etc is read-only.
     pub fn lacks_machine_id(&self) -> Result<bool, Refusal> {
         Ok(!matches!(self.look_up(MACHINE_ID, &[])?, Found::Inode(inode) if inode.is_file()))
+    }
+
+    /// Whether nothing in the booted system would write to the disk what changes in the files of `etc.keep`.
+    pub fn lacks_keeper(&self) -> Result<bool, Refusal> {
+        let is_file =
+            |path: &str| Ok::<_, Refusal>(matches!(self.look_up(path, &[])?, Found::Inode(inode) if inode.is_file()));
+        let mut is_wanted = false;
+        for folder in UNITS {
+            is_wanted |= is_file(&format!("{folder}/{KEEPER}"))?;
+        }
+        Ok(!(is_wanted && is_file(COMMAND)?))
     }
 
     /// Who owns a directory in the root, and its mode.
@@ -234,6 +249,14 @@ pub fn no_machine_id(image: &str) -> String {
     format!(
         "image '{image}': expected a file '{MACHINE_ID}', if only an empty one, found none: systemd cannot set a machine id \
          where /etc is read-only (etc.mount = \"none\")"
+    )
+}
+
+/// What follows if that is so, for `lacks_keeper`.
+pub fn no_keeper(image: &str) -> String {
+    format!(
+        "image '{image}': expected '{COMMAND}' and sealroot-keep.service, wanted by sysinit.target (etc.keep is set), found not \
+         both: changes of /etc are lost at the next boot"
     )
 }
 

@@ -14,6 +14,7 @@ mod entry;
 mod image_file;
 mod inspect;
 mod karg;
+mod keep;
 mod manifest;
 mod measure;
 mod output;
@@ -45,6 +46,7 @@ fn main() -> ExitCode {
         Command::Enable(arguments) => boxed(enable::run(&arguments)),
         Command::Inspect(arguments) => boxed(inspect::run(&arguments)),
         Command::Karg(arguments) => boxed(karg::run(&arguments)),
+        Command::Keep(_) => boxed(keep::run()),
         Command::Manifest(arguments) => boxed(manifest::run(&arguments)),
         Command::Probe(arguments) => boxed(probe::run(&arguments)),
         Command::Status(_) => boxed(status::run()),

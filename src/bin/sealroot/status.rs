@@ -8,13 +8,16 @@ use miniserde::Serialize;
 use sealroot::ask::cmdline::BootRequest;
 use sealroot::ask::read::{self, Firmware};
 use sealroot::boot::report::EarlierReport;
+use sealroot::kernel;
 use sealroot::kernel::mount::Mount;
 use sealroot::refusal::chain;
+use sealroot::steps::keep::PLACE;
 use sealroot::steps::mount::{check_options, source};
 use sealroot::verity::Verification;
 use sealroot::verity::digest::ImageDigest;
 
 use crate::booted;
+use crate::keep;
 use crate::output::{Answer, Failure, Finding, Page, Paint, printable};
 
 /// What may be mounted beside the sealed root.
@@ -37,7 +40,9 @@ pub struct Status {
     check: Option<String>,
     bypasses: Vec<String>,
     /// What `etc.keep` did not keep, if there was anything.
-    set_aside: Option<booted::SetAside>,
+    not_kept: Option<booted::NotKept>,
+    /// Whether sealroot-keep.service writes to the disk what changes in the files of `etc.keep`; `None` without that.
+    keeping: Option<bool>,
     /// What the digest does not vouch for.
     not_sealed: Vec<MountPoint>,
     deployments: Vec<Deployment>,
@@ -99,7 +104,8 @@ pub fn run() -> Result<Status, Failure> {
             .map_or_else(|error| chain(&error), |state| state.name().into()),
         check: told(&["policy", "policy.check", "value"]),
         bypasses: report.as_ref().map(|report| report.texts("bypasses")).unwrap_or_default(),
-        set_aside: report.as_ref().and_then(booted::Report::set_aside),
+        not_kept: report.as_ref().and_then(booted::Report::not_kept),
+        keeping: kernel::is_mount_point(Path::new(PLACE)).unwrap_or_default().then(keep::is_running),
         not_sealed: beside(),
         deployments: deployments(image),
         problems,
@@ -178,9 +184,13 @@ impl Finding for Status {
         for bypass in &self.bypasses {
             writeln!(text, "open:        {}", paint.bad(printable(bypass.as_bytes())))?;
         }
-        if let Some(booted::SetAside { count, folder, entries }) = &self.set_aside {
-            writeln!(text, "set aside:   {} of /etc, in '{folder}'", paint.bad(count))?;
-            for booted::SetAsideEntry { path, reason } in entries {
+        if self.keeping == Some(false) {
+            let lost = "changes of /etc are lost at the next boot: sealroot-keep.service does not run";
+            writeln!(text, "not kept:    {}", paint.bad(lost))?;
+        }
+        if let Some(booted::NotKept { count, folder, entries }) = &self.not_kept {
+            writeln!(text, "not kept:    {} of /etc, in '{folder}'", paint.bad(count))?;
+            for booted::NotKeptEntry { path, reason } in entries {
                 writeln!(text, "             {path} ({reason})")?;
             }
             if *count > entries.len() as u64 {

@@ -284,6 +284,9 @@ fn find_image(
     if read_only && contents.lacks_machine_id()? {
         verdict.warnings.push(contents::no_machine_id(&image.name));
     }
+    if settings.etc_keep.value().is_some() && contents.lacks_keeper()? {
+        verdict.warnings.push(contents::no_keeper(&image.name));
+    }
     let found = deployment::look(&repository, digest, settings, &contents);
     verdict.problems.extend(found.problems);
     verdict.warnings.extend(found.warnings);

@@ -7,6 +7,7 @@ mod state;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use rustix::fs::Mode;
 use rustix::io::Errno;
 use rustix::mount::MountAttrFlags;
 
@@ -19,14 +20,14 @@ use crate::kernel::lookup::{self, Links, LookupError};
 use crate::kernel::workbench::Workbench;
 use crate::kernel::{FsError, INERT, Kernel, attach, clone_tree, mounts, overlay, tmpfs};
 use crate::refusal::Refusal;
+use crate::steps::keep::{self, DISK, NotKept, TAKEN, UPPER};
 use crate::steps::mount::{DetachedRoot, RootOrigin, SealedLayers};
-use crate::steps::set_aside::{self, SetAside};
 use crate::sys::mount_attr;
 pub(super) use state::{
-    ROOTS_ALONE, existing_layer, expect_files, expect_layers, expect_nothing_lost, may_become, no_files,
-    state_directory, state_error,
+    existing_layer, expect_files, expect_layers, expect_nothing_lost, may_become, no_files, state_directory,
+    state_error,
 };
-use state::{rejected_layer, upper_layer, work_layer};
+use state::{upper_layer, work_layer};
 
 /// The new root with everything in it, ready to replace /sysroot.
 #[derive(Debug)]
@@ -36,6 +37,7 @@ pub struct AssembledRoot {
     origin: RootOrigin,
     source: String,
     own_mounts: Vec<(&'static str, u64)>,
+    kept: Option<OwnedFd>,
 }
 
 impl AssembledRoot {
@@ -52,6 +54,11 @@ impl AssembledRoot {
     /// The mounts that the new root consists of: mount point and identifier, the root first.
     pub fn own_mounts(&self) -> &[(&'static str, u64)] {
         &self.own_mounts
+    }
+
+    /// The upper layer in memory, with the directory that keeps what is listed of it (`etc.keep`).
+    pub fn kept(&self) -> Option<BorrowedFd<'_>> {
+        self.kept.as_ref().map(AsFd::as_fd)
     }
 
     /// The source of the root's mount, as `findmnt` shows it.
@@ -88,7 +95,9 @@ struct Assembly<'a> {
     physical: &'a PhysicalRoot<'a>,
     workbench: &'a Workbench,
     kernel: &'a Kernel,
-    aside: &'a mut SetAside,
+    not_kept: &'a mut NotKept,
+    /// The upper layer of what `etc.keep` keeps.
+    kept: Option<OwnedFd>,
 }
 
 /// A part of the root that takes changes.
@@ -125,7 +134,7 @@ struct StateDirectory<'a> {
     place: Place,
     mount: StateMount,
     attributes: MountAttrFlags,
-    /// What stays in its upper layer; `None` for everything.
+    /// What is kept of it; `None` for everything.
     keep: Option<&'a KeepList>,
 }
 
@@ -141,14 +150,14 @@ pub fn mount_points(settings: &Settings) -> Vec<&'static str> {
     .collect()
 }
 
-/// Puts the new root together. What is set aside for that is in `aside`, even if this fails.
+/// Puts the new root together. What of the state is not kept is in `not_kept`, even if this fails.
 pub fn assemble(
     sealed: DetachedRoot,
     physical: &PhysicalRoot<'_>,
     settings: &Settings,
     workbench: &Workbench,
     kernel: &Kernel,
-    aside: &mut SetAside,
+    not_kept: &mut NotKept,
 ) -> Result<AssembledRoot, Refusal> {
     let sysroot = *settings.sysroot.value();
     let directories = [
@@ -171,7 +180,7 @@ pub fn assemble(
             Refusal::of("physical root").expected("to be writable for the configured state").because(reason)
         })?;
     }
-    let mut assembly = Assembly { sealed: &sealed, physical, workbench, kernel, aside };
+    let mut assembly = Assembly { sealed: &sealed, physical, workbench, kernel, not_kept, kept: None };
     let mut source = sealed.origin().source();
     let transient = if *settings.transient_root.value() {
         source = format!("transient:composefs={}", sealed.origin().requested().digest().to_hex());
@@ -191,9 +200,10 @@ pub fn assemble(
     }
     attach_physical(physical, root, sysroot)?;
     let own_mounts = own_mounts(root, &mounts, physical, sysroot, kernel)?;
+    let kept = assembly.kept.take();
     let origin = sealed.origin().clone();
     let (sealed, layers) = sealed.into_parts();
-    Ok(AssembledRoot { mount: transient.unwrap_or(sealed), layers, origin, source, own_mounts })
+    Ok(AssembledRoot { mount: transient.unwrap_or(sealed), layers, origin, source, own_mounts, kept })
 }
 
 fn own_mounts(
@@ -243,7 +253,10 @@ impl Assembly<'_> {
             StateMount::Transient => {
                 self.transient_overlay(directory.place, "transient", directory.attributes).map(Some)
             }
-            StateMount::Overlay => self.persistent_overlay(directory).map(Some),
+            StateMount::Overlay => match directory.keep {
+                Some(keep) => self.kept_overlay(directory, keep).map(Some),
+                None => self.persistent_overlay(directory).map(Some),
+            },
         }
     }
 
@@ -264,16 +277,38 @@ impl Assembly<'_> {
         self.workbench.hold(&state, directory.place.held_name())?;
         let like = Ownership::of(&lower).map_err(|reason| no_mount_point(directory.place.name(), reason))?;
         expect_layers(&state, &name, directory.place)?;
-        let mut upper = upper_layer(&state, &name, like, &lower)?;
-        if let Some(keep) = directory.keep {
-            let rejected = rejected_layer(&state, &name)?;
-            let (directory, rejected, sealed) = (state.as_fd(), rejected.as_fd(), lower.as_fd());
-            let layers = set_aside::Layers { directory, rejected, sealed, like, state: &name };
-            upper = set_aside::set_aside(keep, &layers, self.aside)?;
-        }
+        let upper = upper_layer(&state, &name, like, &lower)?;
         let work = work_layer(&state, &name, like)?;
         overlay::writable("overlay", lower, upper, work, directory.attributes, self.kernel)
             .map_err(|reason| not_mounted(directory.place.name(), reason))
+    }
+
+    /// An overlay whose changes are in memory, with what is listed of those on the physical root.
+    fn kept_overlay(&mut self, directory: &StateDirectory<'_>, keep: &KeepList) -> Result<OwnedFd, Refusal> {
+        let &StateDirectory { place, attributes, .. } = directory;
+        let failed = |reason| not_mounted(place.name(), reason);
+        let in_memory = |reason: Errno| state_error("tmpfs", reason);
+        let lower = self.sealed_directory(place)?;
+        let (name, state) = self.state_clone(directory)?;
+        let like = Ownership::of(&lower).map_err(|reason| no_mount_point(place.name(), reason))?;
+        expect_layers(&state, &name, place)?;
+        let kept = upper_layer(&state, &name, like, &lower)?;
+        let memory = tmpfs("0700", attributes).map_err(failed)?;
+        self.workbench.hold(&memory, place.held_name())?;
+        let upper = upper_layer(&memory, "tmpfs", like, &lower)?;
+        let layers = keep::Layers { kept: &kept, sealed: &lower, upper: &upper, name: &format!("{name}/{UPPER}") };
+        let taken = keep::take(keep, &layers, self.not_kept)?;
+        let work = work_layer(&memory, "tmpfs", like)?;
+        rustix::fs::mkdirat(&memory, DISK, Mode::RWXU).map_err(in_memory)?;
+        keep::new_file(&memory, TAKEN, &taken).map_err(in_memory)?;
+        let mount = overlay::writable("kept", lower, upper, work, attributes, self.kernel).map_err(failed)?;
+        // Below an overlay nobody may write. What is mounted on it is written to.
+        mount_attr::make_private(&memory, INERT | MountAttrFlags::MOUNT_ATTR_RDONLY, MountAttrFlags::empty())
+            .and_then(|()| mount_attr::make_private(&state, INERT, MountAttrFlags::empty()))
+            .map_err(in_memory)?;
+        attach(&state, &memory, DISK).map_err(|reason| state_error(&name, reason))?;
+        self.kept = Some(memory);
+        Ok(mount)
     }
 
     /// An overlay whose changes are gone at reboot, over a directory of the sealed root or (`""`) over all of it.

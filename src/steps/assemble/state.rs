@@ -9,7 +9,6 @@ use super::Place;
 use crate::disk::layer::{self, Ownership};
 use crate::kernel::lookup::{self, Links, LookupError};
 use crate::refusal::Refusal;
-use crate::steps::set_aside;
 use crate::verity::digest::ImageDigest;
 
 /// A directory that keeps state on the physical root, by its path there.
@@ -64,7 +63,7 @@ fn is_apart_from_etc(path: &[u8]) -> bool {
 }
 
 /// What sealroot itself has in the directory of an overlay's layers.
-const LAYERS: [&[u8]; 5] = [b"upper", b"work", b"rejected", b"work.new", b"rejected.new"];
+const LAYERS: [&[u8]; 5] = [b"upper", b"work", b"upper.new", b"work.new", b"new"];
 
 /// Where no upper layer is yet, there must be nothing of another layout, such as bootc's whole copy of /etc: an overlay would hide it
 /// without a word.
@@ -75,7 +74,7 @@ pub(in crate::steps) fn expect_layers(state: &OwnedFd, name: &str, place: Place)
     for entry in lookup::entries(state).map_err(|reason| state_error(name, reason))? {
         let entry = entry.map_err(|reason| state_error(name, reason))?;
         let found = entry.file_name().to_bytes();
-        if !LAYERS.contains(&found) && !found.starts_with(b"upper.") && !matches!(found, b"." | b"..") {
+        if !LAYERS.contains(&found) && !matches!(found, b"." | b"..") {
             let expected = format!("the layers of an overlay ({}.mount = \"overlay\")", place.name());
             return Err(about_state(name).expected(expected).found(format_args!("'{}'", found.escape_ascii())));
         }
@@ -94,7 +93,7 @@ pub(in crate::steps) fn expect_files(state: &OwnedFd, name: &str, place: Place) 
         if matches!(found, b"." | b"..") {
             continue;
         }
-        if !LAYERS.contains(&found) && !found.starts_with(b"upper.") {
+        if !LAYERS.contains(&found) {
             return Ok(true);
         }
         is_empty = false;
@@ -137,14 +136,6 @@ pub(super) fn upper_layer(
     layer::give_attributes(&fd, sealed).map_err(|reason| state_error(&format!("{parent}/upper"), reason))?;
     Ok(fd)
 }
-
-/// The directory of what is set aside: root's alone, since there are programs of an attacker in it.
-pub(super) fn rejected_layer(state: &OwnedFd, parent: &str) -> Result<OwnedFd, Refusal> {
-    layer(state, parent, set_aside::REJECTED, ROOTS_ALONE, |found| found == ROOTS_ALONE)
-}
-
-/// Of a directory that nobody but root can enter.
-pub(in crate::steps) const ROOTS_ALONE: Ownership = Ownership { user: 0, group: 0, mode: 0o700 };
 
 /// Whether a layer that another tool made can be made as it must be: nobody but its owner could write to it. composefs-rs 0.9.4
 /// makes work 0755, older ones made upper 0700.

@@ -137,6 +137,14 @@ impl Disk {
         format!("{}?offset={ROOT}", self.path().display())
     }
 
+    /// The text of a file on the root partition; nothing if there is none.
+    ///
+    /// # Errors
+    /// debugfs cannot be started.
+    pub fn text_of(&self, path: &str) -> Result<String> {
+        self.ask_debugfs(&format!("cat {path}"))
+    }
+
     fn ask_debugfs(&self, command: &str) -> Result<String> {
         let output = Command::new("debugfs").args(["-R", command, &self.partition()]).output().context("debugfs")?;
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())

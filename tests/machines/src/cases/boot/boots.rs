@@ -2,6 +2,7 @@
 
 use super::expect::Expected;
 use super::scenario::{Added, Content, Scenario, case};
+use crate::builders;
 
 /// Formats, algorithms, kernels, encryption, checks.
 pub fn boots() -> Vec<Scenario> {
@@ -67,6 +68,38 @@ pub fn boots() -> Vec<Scenario> {
                 Added::Link("../bootc-root-setup.service"),
             )
             .never_says("another root is in place"),
+    ]
+}
+
+/// sealroot-keep.service under a real systemd, until the machine is switched off as people do it: see `keep`, which runs there.
+pub fn keeps() -> Vec<Scenario> {
+    let folder = "cd /{state}/var/lib/sealroot-probe";
+    let file = |path: &str| Content::File(builders::project().join(path));
+    vec![
+        case("etc_of_listed_files")
+            .native_only()
+            .systemd()
+            .reboots()
+            .etc("keep = [\"machine-id\", \"ssh/ssh_host_*\"]")
+            .debugfs(&["mkdir /{state}/var/lib", "mkdir /{state}/var/lib/sealroot-probe"])
+            .write(
+                Content::Built("program", &["sealroot"]),
+                &[folder, "write {file} sealroot", "set_inode_field sealroot mode 0100755"],
+            )
+            .write(file("systemd-units/sealroot-keep.service"), &[folder, "write {file} sealroot-keep.service"])
+            .write(file("tests/machines/keep"), &[folder, "write {file} ask", "set_inode_field ask mode 0100755"])
+            .write(
+                Content::Text("old".into()),
+                &["cd /{state}/etc/upper", "mkdir ssh", "cd ssh", "write {file} ssh_host_old"],
+            )
+            .must_be("keep", "active")
+            .must_be("keep-soon", "a key")
+            .never_says("Failed unmounting")
+            .leaves("/{state}/etc/upper/ssh/ssh_host_key", "a key\n")
+            .leaves("/{state}/etc/upper/ssh/ssh_host_last", "the last word\n")
+            .leaves("/{state}/etc/upper/ssh/ssh_host_old", "")
+            .leaves("/{state}/etc/upper/ssh/sshd_config", "")
+            .leaves("/{state}/etc/upper/ld.so.preload", ""),
     ]
 }
 

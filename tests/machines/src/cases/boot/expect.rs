@@ -157,6 +157,10 @@ pub fn problems(scenario: &Scenario, world: &World, on: On, console: &Console, d
         let found = disk.esp_folder("EFI/Linux")?;
         judge.unless(found == entries, || format!("expected the boot entries {entries:?}, found {found:?}"));
     }
+    for (path, expected) in &scenario.left {
+        let found = disk.text_of(&world.fill(path)?)?;
+        judge.unless(found == *expected, || format!("expected '{expected}' in '{path}' on the disk, found '{found}'"));
+    }
     Ok(judge.found)
 }
 

@@ -137,6 +137,8 @@ pub struct Scenario {
     pub(super) judge: Option<fn(&Console) -> Vec<String>>,
     /// What is in `EFI/Linux` afterwards.
     pub(super) entries: Option<&'static [&'static str]>,
+    /// Files that are on the disk afterwards, with their text.
+    pub(super) left: Vec<(&'static str, &'static str)>,
     /// Further attacks in the same boot.
     pub(super) also: Vec<&'static str>,
     /// Those that only firmware, boot loader or stub could let through.
@@ -179,6 +181,7 @@ pub fn case(name: &'static str) -> Scenario {
         unsaid: Vec::new(),
         judge: None,
         entries: None,
+        left: Vec::new(),
         also: Vec::new(),
         also_with_firmware: Vec::new(),
     }
@@ -503,6 +506,12 @@ impl Scenario {
     /// The boot entries that are left at the end.
     pub fn entries(mut self, names: &'static [&'static str]) -> Self {
         self.entries = Some(names);
+        self
+    }
+
+    /// A file that is on the disk in the end, and has this text.
+    pub fn leaves(mut self, path: &'static str, text: &'static str) -> Self {
+        self.left.push((path, text));
         self
     }
 

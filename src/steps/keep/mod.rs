@@ -1,36 +1,45 @@
-//! What `etc.keep` does not keep of the upper layer of /etc is set aside, before the overlay is mounted.
+//! What `etc.keep` keeps of /etc from one boot to the next: the content of listed files, and nothing else of the disk.
 //!
-//! Whoever writes to the disk can put into the upper layer what PID 1 reads: `ld.so.preload`, units, PAM's files. Only what
-//! is listed and well-behaved stays: it is moved into a new directory that the kernel made, which becomes the upper layer. The
-//! old one is renamed, as a whole, into a folder that nobody but root can enter, unless nothing is left in it.
-//!
-//! Each rename is atomic, and none has to reach the disk before the boot goes on: what a power cut brings back, or leaves half
-//! done, is what the next boot begins with.
+//! Whoever writes to the disk can put into a persistent upper layer what PID 1 reads: `ld.so.preload`, units, PAM's files. A list of
+//! names alone does not help: it is the attacker's filesystem that says which directory has which name, and that two names
+//! are one directory. So the upper layer is in memory, `take` copies into it what is listed and well-behaved, and in the booted
+//! system [`save`] writes back what has changed since.
 
 mod conduct;
-mod walk;
+pub mod save;
+mod take;
 
+use std::ffi::CStr;
 use std::fmt;
 
 use miniserde::Serialize;
 
 use crate::formats::names::names;
-pub(crate) use walk::{Layers, REJECTED, set_aside};
+pub(crate) use take::{Layers, new_file, take};
+
+/// Where the booted system finds the upper layer ([`UPPER`], read-only) and the directory that keeps it ([`DISK`]).
+pub const PLACE: &str = "/run/sealroot/etc";
+/// The upper layer: in memory below [`PLACE`], and what is kept of it in a deployment's state.
+pub const UPPER: &str = "upper";
+/// A deployment's state directory of /etc, below [`PLACE`].
+pub const DISK: &str = "disk";
+/// The paths that came from the disk, below [`PLACE`], each with a NUL behind it, and a directory with a slash before that: what is
+/// missing of them was removed.
+pub(crate) const TAKEN: &CStr = c"taken";
 
 /// How many entries are looked at, and how many directories they may lie below. An honest /etc has fewer.
 const MAX_ENTRIES: usize = 65_536;
 const MAX_DEPTH: usize = 32;
+/// The longest file that is kept, and how much all may come to, in bytes. They are copied at each boot, and stay in memory.
+const MAX_FILE: u64 = 4 << 20;
+const MAX_TOTAL: u64 = 32 << 20;
 /// How many entries the report names, and how many the line in the log.
 const NAMED: usize = 64;
 const NAMED_IN_LOG: usize = 3;
 /// So many bytes of a path are shown.
 const SHOWN: usize = 120;
-/// From so many folders of earlier boots on, the line in the log is about them too. They are left alone all the same: to
-/// delete the tree of an attacker takes as long as the attacker likes, a shared folder would have names in it twice, and
-/// to refuse would stop an honest machine whose services write a file that nobody listed, at each boot.
-const MANY_FOLDERS: usize = 16;
 
-/// Why an entry cannot stay.
+/// Why an entry is not kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reason {
     /// No pattern is about it.
@@ -41,18 +50,14 @@ pub enum Reason {
     Link,
     /// It belongs to someone else.
     Owner,
-    /// It allows more than the sealed directory, or than a file should.
+    /// It allows more than a file or a directory should.
     Mode,
-    /// A file with another name.
-    HardLinks,
-    /// An extended attribute: of overlayfs, an access list, a capability.
-    Attributes,
-    /// It is on another filesystem, or in another subvolume.
-    Filesystem,
-    /// There is one by this name already.
-    Twice,
-    /// The directory does not list it.
-    Hidden,
+    /// Its content is not in it: an overlay that was mounted otherwise left it.
+    Metacopy,
+    /// It is too large, or all files together are.
+    Size,
+    /// The disk does not give it away.
+    Unreadable,
 }
 
 names!(Reason:
@@ -61,35 +66,30 @@ names!(Reason:
     Link = "link",
     Owner = "owner",
     Mode = "mode",
-    HardLinks = "hard-links",
-    Attributes = "attributes",
-    Filesystem = "filesystem",
-    Twice = "twice",
-    Hidden = "hidden"
+    Metacopy = "metacopy",
+    Size = "size",
+    Unreadable = "unreadable"
 );
 
-/// What was set aside in a boot. `Default` is nothing.
+/// What of a deployment's state did not come to /etc. `Default` is nothing.
 #[derive(Debug, Default, Serialize)]
-pub struct SetAside {
+pub struct NotKept {
     /// How many entries, each with all that is below.
     count: usize,
     /// Where they are, on the physical root.
     folder: String,
     /// The first of them.
     entries: Vec<Named>,
-    /// How many folders of earlier boots there are, as far as they were counted.
-    #[serde(rename = "earlier_folders")]
-    earlier: usize,
 }
 
-/// An entry that was set aside: its path below /etc, escaped.
+/// An entry that was not kept: its path below /etc, escaped.
 #[derive(Debug, Serialize)]
 struct Named {
     path: String,
     reason: Reason,
 }
 
-impl SetAside {
+impl NotKept {
     fn add(&mut self, path: &[u8], reason: Reason) {
         self.count += 1;
         if self.entries.len() < NAMED {
@@ -113,21 +113,23 @@ fn shown(path: &[u8]) -> String {
     text
 }
 
+/// The path of an entry of a directory, both below /etc.
+fn path_of(directory: &[u8], name: &[u8]) -> Vec<u8> {
+    if directory.is_empty() { name.into() } else { [directory, name].join(&b'/') }
+}
+
 /// For the line in the log.
-impl fmt::Display for SetAside {
+impl fmt::Display for NotKept {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { count, folder, entries, earlier } = self;
+        let Self { count, folder, entries } = self;
         let what = if *count == 1 { "1 entry" } else { &format!("{count} entries") };
-        write!(f, "etc: {what} that etc.keep does not keep, set aside in '{folder}':")?;
+        write!(f, "etc: {what} that etc.keep does not keep, left in '{folder}':")?;
         for (index, Named { path, reason }) in entries.iter().take(NAMED_IN_LOG).enumerate() {
             write!(f, "{} '{path}' ({})", if index == 0 { "" } else { "," }, reason.name())?;
         }
         let more = count.saturating_sub(NAMED_IN_LOG);
         if more > 0 {
             write!(f, " and {more} more")?;
-        }
-        if *earlier >= MANY_FOLDERS {
-            write!(f, "; {MANY_FOLDERS} or more folders of earlier boots are there, and none is ever deleted")?;
         }
         Ok(())
     }

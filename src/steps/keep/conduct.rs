@@ -1,5 +1,6 @@
-//! What a listed entry of an upper layer must be like to stay: nothing that does more than its content says.
+//! What a listed entry on the disk must be like to be kept: nothing that does more than its content says.
 
+use std::ffi::CStr;
 use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::fs::{FileType, Stat};
@@ -8,8 +9,6 @@ use rustix::io::Errno;
 use super::Reason;
 use crate::kernel::lookup;
 
-/// The names of a file's extended attributes, in bytes. An honest file has fewer.
-const MAX_ATTRIBUTE_NAMES: usize = 1024;
 /// The most permissive mode of a file, or of a directory that the sealed root lacks.
 const USUAL_MODE: u32 = 0o755;
 /// Where a link in /etc may lead: the sealed root has it.
@@ -18,23 +17,8 @@ const LINK_TARGETS: &[u8] = b"usr/";
 /// PID 1 mounts a file with an identifier over the target of such a link, where that holds none and cannot be written.
 const MOUNTED_OVER: &[u8] = b"machine-id";
 
-/// Attributes that change nothing about what a file may do. The kernel itself gives the first two of overlayfs to whatever
-/// is copied up.
-const HARMLESS: [&[u8]; 6] = [
-    b"trusted.overlay.origin",
-    b"trusted.overlay.impure",
-    b"security.selinux",
-    b"security.ima",
-    b"security.evm",
-    b"btrfs.compression",
-];
-/// What programs of all users may set.
-const OF_USERS: &[u8] = b"user.";
-/// The kernel gives it to each directory that is made in an overlay. Where the sealed root has such a directory, it hides
-/// what is in there.
-const OPAQUE: &[u8] = b"trusted.overlay.opaque";
-/// The kernel gives it to an upper layer.
-const IDENTITY: &[u8] = b"trusted.overlay.uuid";
+/// A file with it takes its content from a file of a lower layer, where an overlay is mounted with the option metacopy.
+const METACOPY: &str = "trusted.overlay.metacopy";
 
 /// An entry, open as a location, with what the sealed root has at the same path.
 #[derive(Debug)]
@@ -54,8 +38,15 @@ pub(super) fn is_directory(stat: &Stat) -> bool {
     kind(stat) == FileType::Directory
 }
 
-impl Entry<'_> {
-    /// Why it cannot stay, whatever the list says.
+impl<'a> Entry<'a> {
+    /// What is at `name` in a directory of the disk.
+    pub(super) fn open(directory: &OwnedFd, name: &CStr, sealed: Option<Stat>, path: &'a [u8]) -> Result<Self, Errno> {
+        let fd = lookup::entry(directory, name)?;
+        let stat = rustix::fs::fstat(&fd)?;
+        Ok(Self { fd, stat, sealed, path })
+    }
+
+    /// Why it is not kept, whatever the list says.
     pub(super) fn misconduct(&self) -> Result<Option<Reason>, Errno> {
         let Self { fd, stat, sealed, .. } = self;
         let sealed = sealed.as_ref();
@@ -64,7 +55,8 @@ impl Entry<'_> {
             return Ok(Some(Reason::Kind));
         }
         let allowed = match (kind(stat), sealed) {
-            (FileType::Directory, Some(sealed)) => sealed.st_mode & 0o7777,
+            // It is made as the sealed one.
+            (FileType::Directory, Some(_)) => return Ok(None),
             (FileType::Directory | FileType::RegularFile, _) => USUAL_MODE,
             (FileType::Symlink, _) if self.path != MOUNTED_OVER && self.leads_to_usr()? => 0o7777,
             (FileType::Symlink, _) => return Ok(Some(Reason::Link)),
@@ -72,15 +64,12 @@ impl Entry<'_> {
             _ => return Ok(Some(Reason::Kind)),
         };
         let group = sealed.map_or(0, |sealed| sealed.st_gid);
-        let user = sealed.filter(|_| is_directory(stat)).map_or(0, |sealed| sealed.st_uid);
-        Ok(if stat.st_uid != user || (stat.st_gid != 0 && stat.st_gid != group) {
+        Ok(if stat.st_uid != 0 || (stat.st_gid != 0 && stat.st_gid != group) {
             Some(Reason::Owner)
         } else if stat.st_mode & 0o7777 & !allowed != 0 {
             Some(Reason::Mode)
-        } else if !is_directory(stat) && stat.st_nlink != 1 {
-            Some(Reason::HardLinks)
-        } else if !has_harmless_attributes(fd, |name| name == OPAQUE && sealed.is_none())? {
-            Some(Reason::Attributes)
+        } else if kind(stat) == FileType::RegularFile && has_attribute(fd, METACOPY)? {
+            Some(Reason::Metacopy)
         } else {
             None
         })
@@ -101,23 +90,12 @@ impl Entry<'_> {
     }
 }
 
-/// The directory itself can hide all of the sealed one, or let others than its owner write to it.
-pub(super) fn is_harmless_upper(upper: impl AsFd) -> Result<bool, Errno> {
-    has_harmless_attributes(upper, |name| name == IDENTITY)
-}
-
-fn has_harmless_attributes(fd: impl AsFd, allowed: impl Fn(&[u8]) -> bool) -> Result<bool, Errno> {
-    let mut names = [0; MAX_ATTRIBUTE_NAMES];
-    // The path leads to the entry itself, and no further if that is a link.
-    let length = match rustix::fs::listxattr(lookup::proc_path(fd.as_fd()), &mut names[..]) {
-        Ok(length) => length,
-        Err(Errno::NOTSUP) => 0,
-        Err(Errno::RANGE | Errno::TOOBIG) => return Ok(false),
-        Err(reason) => return Err(reason),
-    };
-    let names = names.get(..length).unwrap_or_default().split(|byte| *byte == 0).filter(|name| !name.is_empty());
-    let harmless = |name: &[u8]| HARMLESS.contains(&name) || name.starts_with(OF_USERS) || allowed(name);
-    Ok(names.into_iter().all(harmless))
+fn has_attribute(fd: &OwnedFd, name: &str) -> Result<bool, Errno> {
+    match rustix::fs::getxattr(lookup::proc_path(fd.as_fd()), name, &mut [0; 0][..]) {
+        Ok(_) => Ok(true),
+        Err(Errno::NODATA | Errno::NOTSUP) => Ok(false),
+        Err(reason) => Err(reason),
+    }
 }
 
 #[cfg(test)]
