@@ -36,6 +36,15 @@ impl FsError {
         self.filesystem
     }
 
+    /// Whether the kernel's messages have this text, which another then takes the place of.
+    pub(super) fn said(&mut self, text: &str) -> bool {
+        let said = self.messages.contains(text);
+        if said {
+            self.messages.clear();
+        }
+        said
+    }
+
     /// The same error, where it is known what the step failed for.
     pub(super) fn because(self, step: String) -> Self {
         Self { step, ..self }

@@ -31,7 +31,7 @@ pub(crate) fn sealed(
         Errno::INVAL => too_old(error),
         _ => error,
     })?;
-    context.set_layers(image.as_fd(), Some(objects.as_fd()), kernel)?;
+    context.set_layers(image.as_fd(), Some(objects.as_fd()), kernel).map_err(named)?;
     context.set_flag("ro")?;
     context.mount(MountAttrFlags::MOUNT_ATTR_RDONLY).map_err(|error| match error.reason() {
         // Before Linux 6.5 options are looked at only now.
@@ -49,9 +49,22 @@ fn verity_mode(verification: Verification) -> &'static str {
 }
 
 fn too_old(error: FsError) -> FsError {
+    not_before(error, "this kernel is too old for 'verity=': expected Linux 6.6")
+}
+
+/// Before Linux 6.17 overlayfs takes no layer from a filesystem that has the feature casefold, whether a directory on it uses that or
+/// not, and calls the layer by the descriptor that led to it.
+fn named(mut error: FsError) -> FsError {
+    if error.said("case-insensitive capable filesystem") {
+        return not_before(error, "expected a filesystem without the feature 'casefold', or Linux 6.17");
+    }
+    error
+}
+
+fn not_before(error: FsError, expected: &str) -> FsError {
     let uname = rustix::system::uname();
     let release = uname.release().to_string_lossy();
-    error.because(format!("this kernel is too old for 'verity=': expected Linux 6.6 or newer, found {release}"))
+    error.because(format!("{expected} or newer, found {release}"))
 }
 
 /// A writable overlay whose lower layer is a directory of the sealed root.

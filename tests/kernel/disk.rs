@@ -20,6 +20,8 @@ use crate::raw;
 /// Size of a block of the disk's filesystem, of fs-verity, and of everything else here.
 pub const BLOCK: u64 = 4096;
 pub const DISK_FILE: &str = "/run/lab/disk.img";
+/// The second device of a disk that has two.
+pub const OTHER_HALF: &str = "/run/lab/disk.img.2";
 /// Where the disk is mounted.
 pub const DISK: &str = "/run/lab/disk";
 
@@ -36,6 +38,14 @@ pub enum Disk {
     Tiny,
     /// With blocks of 1 KiB, and no fs-verity enabled.
     SmallBlocks,
+    /// With the feature casefold.
+    Casefold,
+    /// With images of a tree that has what is rare.
+    Names,
+    /// A btrfs that keeps everything twice, on two devices.
+    Mirror,
+    /// The second of them.
+    MirrorHalf,
 }
 
 impl Disk {
@@ -49,6 +59,10 @@ impl Disk {
             Self::F2fs => ("f2fs", "f2fs", 'e'),
             Self::Tiny => ("ext4", "tiny", 'f'),
             Self::SmallBlocks => ("ext4", "blocks", 'g'),
+            Self::Casefold => ("ext4", "casefold", 'h'),
+            Self::Names => ("ext4", "names", 'i'),
+            Self::Mirror => ("btrfs", "mirror-a", 'j'),
+            Self::MirrorHalf => ("btrfs", "mirror-b", 'k'),
         }
     }
 
@@ -89,10 +103,17 @@ pub fn fixture() -> &'static Fixture {
 }
 
 impl Fixture {
-    /// Puts a copy of a disk at [`DISK_FILE`], with holes where it is empty.
+    /// Puts a copy of a disk at [`DISK_FILE`], with holes where it is empty, and that of its other half beside it.
     pub fn copy(&self, disk: Disk) {
+        self.copy_to(disk, DISK_FILE);
+        if disk == Disk::Mirror {
+            self.copy_to(Disk::MirrorHalf, OTHER_HALF);
+        }
+    }
+
+    fn copy_to(&self, disk: Disk, file: &str) {
         let mut contents = self.contents.lock().unwrap();
-        contents.entry(disk).or_insert_with(|| Content::read(&self.source(disk))).write();
+        contents.entry(disk).or_insert_with(|| Content::read(&self.source(disk))).write_to(file);
     }
 
     fn source(&self, disk: Disk) -> PathBuf {
@@ -133,7 +154,11 @@ impl Content {
 
     /// Puts it at [`DISK_FILE`].
     pub fn write(&self) -> File {
-        let disk = File::create(DISK_FILE).unwrap();
+        self.write_to(DISK_FILE)
+    }
+
+    fn write_to(&self, file: &str) -> File {
+        let disk = File::create(file).unwrap();
         disk.set_len(self.size).unwrap();
         for (offset, extent) in &self.extents {
             disk.write_all_at(extent, *offset).unwrap();
@@ -174,15 +199,34 @@ impl Lab {
 
     /// The same where the filesystem may be too damaged for that.
     pub fn try_attach(&self) -> nix::Result<()> {
-        self.mount_disk(Access::Writable)?;
-        *self.loop_devices.lock().unwrap() = loop_devices().count();
-        Ok(())
+        self.mount_disk(Access::Writable)
     }
 
     fn mount_disk(&self, access: Access) -> nix::Result<()> {
-        let (device, _until_mounted) = loops::until_unused(DISK_FILE, access);
         let flags = if access == Access::ReadOnly { MsFlags::MS_RDONLY } else { MsFlags::empty() };
-        mount(Some(&device), DISK, Some(self.disk.filesystem()), flags, None::<&str>)
+        if self.disk != Disk::Mirror {
+            return self.mount_with(access, DISK, flags, "");
+        }
+        let (other, _until_mounted) = loops::until_unused(OTHER_HALF, access);
+        self.mount_with(access, DISK, flags, &format!("device={}", other.display()))
+    }
+
+    /// Mounts the disk somewhere, or the first device of one that has two, with options of its filesystem.
+    pub fn mount_with(&self, access: Access, at: &str, flags: MsFlags, options: &str) -> nix::Result<()> {
+        let (device, _until_mounted) = loops::until_unused(DISK_FILE, access);
+        let result = mount(Some(&device), at, Some(self.disk.filesystem()), flags, Some(options));
+        *self.loop_devices.lock().unwrap() = loop_devices().count();
+        result
+    }
+
+    /// Has the disk on a device with sectors as large as the filesystem's blocks.
+    pub fn enlarge_sectors(&self) {
+        self.detach();
+        let (device, _until_mounted) = loops::with_sectors(DISK_FILE, BLOCK.try_into().unwrap());
+        mount(Some(&device), DISK, Some(self.disk.filesystem()), MsFlags::empty(), None::<&str>)
+            .expect("mount the disk");
+        let size = Path::new("/sys/block").join(device.file_name().unwrap()).join("queue/logical_block_size");
+        assert_eq!(fs::read_to_string(size).unwrap().trim(), BLOCK.to_string());
     }
 
     pub fn detach(&self) {
@@ -225,23 +269,17 @@ impl Lab {
     /// Changes one byte of a block of a file on the disk, below the filesystem, wherever that keeps it, and in all blocks
     /// like it.
     pub fn flip_by_content(&self, file: &Path, block: u64, byte: u64) {
+        self.flip_by_content_on(&[DISK_FILE], file, block, byte);
+    }
+
+    /// The same on these devices of the disk.
+    pub fn flip_by_content_on(&self, devices: &[&str], file: &Path, block: u64, byte: u64) {
         let mut content = [0; BLOCK as usize];
         File::open(file).unwrap().read_exact_at(&mut content, block * BLOCK).unwrap();
         self.detach();
-        let disk = File::options().read(true).write(true).open(DISK_FILE).unwrap();
-        let mut found = Vec::new();
-        for offset in (0..disk.metadata().unwrap().len()).step_by(BLOCK as usize) {
-            let mut candidate = [0; BLOCK as usize];
-            disk.read_exact_at(&mut candidate, offset).unwrap();
-            if candidate == content {
-                found.push(offset);
-            }
+        for device in devices {
+            flip_all(device, &content, byte);
         }
-        assert!(!found.is_empty(), "no block {block} of {}", file.display());
-        for offset in found {
-            disk.write_all_at(&[content[byte as usize] ^ 0xff], offset + byte).unwrap();
-        }
-        drop(disk);
         self.attach();
     }
 
@@ -262,4 +300,19 @@ impl Lab {
         }
         (tree, tree + size)
     }
+}
+
+/// Changes one byte of all blocks of a device that have this content, of which there is one at least.
+fn flip_all(device: &str, content: &[u8; BLOCK as usize], byte: u64) {
+    let disk = File::options().read(true).write(true).open(device).unwrap();
+    let mut found = 0;
+    for offset in (0..disk.metadata().unwrap().len()).step_by(BLOCK as usize) {
+        let mut candidate = [0; BLOCK as usize];
+        disk.read_exact_at(&mut candidate, offset).unwrap();
+        if candidate == *content {
+            disk.write_all_at(&[content[byte as usize] ^ 0xff], offset + byte).unwrap();
+            found += 1;
+        }
+    }
+    assert_ne!(found, 0, "no such block on {device}");
 }

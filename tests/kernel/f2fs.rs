@@ -39,6 +39,14 @@ fn mounted_read_only_with_options() {
 }
 
 #[test]
+fn large_sectors() {
+    lab::with_disk(Disk::F2fs, "sha512", |lab| {
+        lab.enlarge_sectors();
+        boots("f2fs", &mut Running, lab);
+    });
+}
+
+#[test]
 fn a_changed_byte() {
     refuses_a_changed_byte(Disk::F2fs);
 }

@@ -4,9 +4,11 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 
+use crate::command::ask;
 use crate::disk::Disk;
 use crate::kernel::{Kernel, Release, Running};
-use crate::lab::{self, Lab, write};
+use crate::lab::{self, Lab, Run, write};
+use crate::loop_devices::BlockDevicesOnly;
 
 /// Boots from a filesystem, uses the root, and looks at it from the gate.
 pub fn boots(filesystem: &str, kernel: &mut dyn Kernel, lab: &Lab) {
@@ -39,12 +41,14 @@ pub fn refuses_another_image(disk: Disk) {
 pub fn refuses_a_changed_byte(disk: Disk) {
     lab::with_disk(disk, "sha512", |lab| {
         lab.flip_by_content(&lab.image_path(), 1, 9);
-        let message = format!(
-            "look-inside: {}: expected content that belongs to its digest, found damage: <errno 5>",
-            lab.image()
-        );
-        lab.expect_refused(&lab.boot(), &message);
+        refuses_damage(lab);
     });
+}
+
+pub fn refuses_damage(lab: &Lab) {
+    let image = lab.image();
+    let message = format!("look-inside: {image}: expected content that belongs to its digest, found damage: <errno 5>");
+    lab.expect_refused(&lab.boot(), &message);
 }
 
 #[test]
@@ -119,15 +123,81 @@ fn ext4_with_small_blocks() {
             let message = format!("measure: {}: expected sha512:{}, {found}: {reason}", lab.image(), lab.digest());
             lab.expect_refused(&lab.boot(), &message);
             let repository = lab.path("composefs");
-            let (status, result) = crate::command::ask(&["probe", "--repo", repository.to_str().unwrap()]);
+            let (status, result) = ask(&["probe", "--repo", repository.to_str().unwrap()]);
             assert_eq!(status, 1);
             let feature = &result["features"][0];
             let without = "there is none, which blocks of 1024 bytes cannot have (mke2fs -b 4096)";
             assert_eq!((&feature["found"], &feature["without"]), (&false.into(), &without.into()));
-            let (status, result) = crate::command::ask(&["enable", lab.image_path().to_str().unwrap()]);
+            let (status, result) = ask(&["enable", lab.image_path().to_str().unwrap()]);
             assert_eq!(status, 1);
             let error = result["failed"][0]["error"].as_str().unwrap().to_owned();
             assert!(error.starts_with(found), "{error}");
+        });
+    }
+}
+
+/// The first release of Linux whose overlayfs looks at directories, not at what the filesystem could have.
+const TAKES_CASEFOLD: Release = Release(6, 17);
+/// What `sealroot probe` calls it.
+const LAYERS: &str = "overlayfs: layers on this filesystem";
+
+/// The feature is there, and no directory has it.
+fn casefold(algorithm: &'static str, config: &'static str) {
+    lab::with_disk(Disk::Casefold, algorithm, move |lab| {
+        if !config.is_empty() {
+            lab.config(config);
+        }
+        let takes_it = Release::running() >= TAKES_CASEFOLD;
+        let probe = |lab: &Lab| {
+            let (status, result) = ask(&["probe", "--repo", lab.path("composefs").to_str().unwrap()]);
+            assert_eq!(status, i32::from(!takes_it), "{result}");
+            let feature = result["features"].as_array().unwrap().iter().find(|feature| feature["feature"] == LAYERS);
+            assert_eq!(feature.unwrap()["found"], takes_it);
+        };
+        probe(lab);
+        if takes_it {
+            lab.expect_sealed(&lab.boot(), lab.digest());
+        } else {
+            refused_for_case(lab, &lab.boot());
+        }
+    });
+}
+
+fn refused_for_case(lab: &Lab, run: &Run) {
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    let message = format!(
+        "mount: overlay: expected a filesystem without the feature 'casefold', or Linux 6.17 or newer, found {}: <errno 22>",
+        release.trim()
+    );
+    lab.expect_refused(run, &message);
+}
+
+#[test]
+fn ext4_with_casefold() {
+    casefold("sha512", "");
+    casefold("sha256", "");
+    casefold("sha512", "[etc]\nmount = \"transient\"\n[var]\nmount = \"transient\"\n");
+}
+
+/// Sectors as large as the filesystem's blocks, as on disks that are 4K native.
+#[test]
+fn large_sectors() {
+    for (disk, filesystem) in [(Disk::Ext4, "ext4"), (Disk::Btrfs, "btrfs")] {
+        lab::with_disk(disk, "sha512", move |lab| {
+            lab.enlarge_sectors();
+            boots(filesystem, &mut Running, lab);
+        });
+    }
+}
+
+/// The image is mounted by a loop device of its own, whose sectors are small.
+#[test]
+fn large_sectors_below_a_loop_device() {
+    for (disk, filesystem) in [(Disk::Ext4, "ext4"), (Disk::Btrfs, "btrfs")] {
+        lab::with_disk(disk, "sha512", move |lab| {
+            lab.enlarge_sectors();
+            boots(filesystem, &mut BlockDevicesOnly, lab);
+            assert_eq!(lab.report()["kernel"]["erofs"], "loop");
         });
     }
 }

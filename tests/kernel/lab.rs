@@ -90,7 +90,7 @@ impl Lab {
         fs::create_dir_all(DISK).unwrap();
         fs::write(PROGRAM, &self.fixture.program).unwrap();
         fs::set_permissions(PROGRAM, fs::Permissions::from_mode(0o755)).unwrap();
-        if ![Disk::Ext4, Disk::Tiny].contains(&self.disk) {
+        if self.disk.filesystem() != "ext4" {
             disk::load_more_modules();
         }
         self.fixture.copy(self.disk);

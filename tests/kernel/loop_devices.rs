@@ -15,7 +15,7 @@ use crate::releases::{expect_usable, features};
 const NONE: Option<&str> = None;
 
 /// EROFS is configured so that it takes block devices only.
-struct BlockDevicesOnly;
+pub struct BlockDevicesOnly;
 
 impl Kernel for BlockDevicesOnly {
     fn create(&mut self, creation: &Creation<'_>) -> Option<i32> {

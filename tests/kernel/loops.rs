@@ -44,7 +44,7 @@ pub struct LoopDevice(PathBuf);
 
 impl LoopDevice {
     pub fn new(file: &str, access: Access) -> Self {
-        Self(attach(file, access, 0).0)
+        Self(attach(file, access, 0, 0).0)
     }
 
     pub fn path(&self) -> &Path {
@@ -65,11 +65,16 @@ impl Drop for LoopDevice {
 
 /// A loop device that goes when nothing has it mounted or open any more; the descriptor keeps it until then.
 pub fn until_unused(file: &str, access: Access) -> (PathBuf, File) {
-    attach(file, access, AUTOCLEAR)
+    attach(file, access, AUTOCLEAR, 0)
+}
+
+/// The same with sectors of this size, in bytes.
+pub fn with_sectors(file: &str, size: u32) -> (PathBuf, File) {
+    attach(file, Access::Writable, AUTOCLEAR, size)
 }
 
 /// The descriptor is read-only: while a device is open for writing, not every kernel mounts it.
-fn attach(file: &str, access: Access, flags: u32) -> (PathBuf, File) {
+fn attach(file: &str, access: Access, flags: u32, block_size: u32) -> (PathBuf, File) {
     let is_writable = access == Access::Writable;
     let flags = flags | if is_writable { 0 } else { READ_ONLY };
     let backing = File::options().read(true).write(is_writable).open(file).unwrap();
@@ -80,7 +85,7 @@ fn attach(file: &str, access: Access, flags: u32) -> (PathBuf, File) {
         assert!(number >= 0, "a free loop device: {}", std::io::Error::last_os_error());
         let path = PathBuf::from(format!("/dev/loop{number}"));
         let device = File::options().read(true).write(is_writable).open(&path).unwrap();
-        match configure(&device, &backing, flags) {
+        match configure(&device, &backing, flags, block_size) {
             Ok(()) => return (path.clone(), File::open(&path).unwrap()),
             // Somebody else was quicker.
             Err(Errno::BUSY) => {}
@@ -89,10 +94,10 @@ fn attach(file: &str, access: Access, flags: u32) -> (PathBuf, File) {
     }
 }
 
-fn configure(device: &File, backing: &File, lo_flags: u32) -> Result<(), Errno> {
+fn configure(device: &File, backing: &File, lo_flags: u32, block_size: u32) -> Result<(), Errno> {
     let config = LoopConfig {
         fd: backing.as_raw_fd().try_into().unwrap(),
-        block_size: 0,
+        block_size,
         numbers: [0; 5],
         more_numbers: [0; 3],
         lo_flags,

@@ -62,6 +62,16 @@ pub fn run(arguments: &ProbeArguments) -> Result<Probe, Failure> {
         needed: true,
         without: "every boot is refused".into(),
     });
+    // In one string, the form that every release has, where a path could have a colon in it.
+    let layer = format!("/proc/self/fd/{}", directory.as_raw_fd());
+    let layer = supported(fsconfig_set_string(context("overlay")?.as_fd(), "lowerdir", layer))?;
+    features.push(Feature {
+        feature: "overlayfs: layers on this filesystem".into(),
+        since: "6.5",
+        found: layer,
+        needed: true,
+        without: "every boot is refused: it has the feature 'casefold', which goes with Linux 6.17 or newer".into(),
+    });
     let erofs = context("erofs")?;
     let (found, without) = match erofs_from_a_file(&erofs, &directory) {
         Ok(found) => (found, "a loop device".into()),

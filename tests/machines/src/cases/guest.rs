@@ -16,7 +16,8 @@ use crate::native::{Drive, RELEASES};
 use crate::trial::{Need, Tier, Trial};
 
 /// The fixture's disks, in the order in which the tests expect them.
-const DISKS: [&str; 7] = ["disk", "btrfs", "plain", "xfs", "f2fs", "tiny", "blocks"];
+const DISKS: [&str; 11] =
+    ["disk", "btrfs", "plain", "xfs", "f2fs", "tiny", "blocks", "casefold", "names", "mirror-a", "mirror-b"];
 /// What the names of the library's unit tests begin with.
 const LIB: &str = "lib::";
 /// Variables that reach the tests.
