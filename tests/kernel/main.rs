@@ -19,6 +19,7 @@
 mod access_lists;
 mod actions;
 mod bootc;
+mod btrfs;
 mod command;
 mod corruptions;
 mod crafted;
@@ -43,6 +44,7 @@ mod limited;
 mod loop_devices;
 mod loops;
 mod modules;
+mod names;
 mod objects;
 mod places;
 mod power_cuts;

@@ -1,5 +1,6 @@
 //! The command line of `sealroot`, as clap parses it and as its documentation is made from.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{Parser, Subcommand, ValueEnum};
@@ -95,7 +96,7 @@ pub struct InspectArguments {
     pub list: bool,
     /// An absolute path inside the image
     #[arg(value_name = "PATH")]
-    pub path: Option<String>,
+    pub path: Option<OsString>,
 }
 
 /// Print the kernel command line argument that boots an image

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path};
 
 use miniserde::Serialize;
@@ -47,11 +48,11 @@ struct Contents {
 }
 
 pub fn run(arguments: &InspectArguments) -> Result<Inspection, Failure> {
-    let wanted = arguments.path.as_deref().map(absolute).transpose()?;
+    let wanted = arguments.path.as_deref().map(Path::new).map(absolute).transpose()?;
     let image = image_file::open(&arguments.image)?;
     let (mut contents, mut entries, mut entry) = (None, None, None);
     match wanted {
-        Some(path) => entry = Some(find(&image, &path)?),
+        Some(path) => entry = Some(find(&image, path.as_slice())?),
         None if arguments.list => entries = Some(all(&image)?),
         None => contents = Some(count(all(&image)?)),
     }
@@ -69,24 +70,28 @@ pub fn run(arguments: &InspectArguments) -> Result<Inspection, Failure> {
     })
 }
 
-/// A path inside the image as its entries spell it.
-fn absolute(path: &str) -> Result<String, Failure> {
-    let mut clean = String::new();
-    for component in Path::new(path).components() {
+/// A path inside the image as its entries spell it, which need not be text.
+fn absolute(path: &Path) -> Result<Vec<u8>, Failure> {
+    let mut clean = Vec::new();
+    for component in path.components() {
         match component {
             Component::RootDir | Component::CurDir => {}
-            Component::Normal(name) => clean = format!("{clean}/{}", name.to_string_lossy()),
+            Component::Normal(name) => {
+                clean.push(b'/');
+                clean.extend_from_slice(name.as_bytes());
+            }
             Component::ParentDir | Component::Prefix(_) => return Err(misuse(path)),
         }
     }
-    match path.starts_with('/') {
-        true if clean.is_empty() => Ok("/".into()),
+    match path.is_absolute() {
+        true if clean.is_empty() => Ok(b"/".into()),
         true => Ok(clean),
         false => Err(misuse(path)),
     }
 }
 
-fn misuse(path: &str) -> Failure {
+fn misuse(path: &Path) -> Failure {
+    let path = printable(path.as_os_str().as_bytes());
     Failure::Misuse(format!("'{path}': expected an absolute path without '..'"))
 }
 
@@ -100,19 +105,19 @@ fn all(image: &ImageFile) -> Result<Vec<Entry>, Failure> {
     Ok(entries)
 }
 
-fn find(image: &ImageFile, path: &str) -> Result<Entry, Failure> {
+fn find(image: &ImageFile, path: &[u8]) -> Result<Entry, Failure> {
     let reader = Reader::new(&image.file);
     let filesystem = reader.filesystem()?;
-    if path == "/" {
+    if path == b"/" {
         return Ok(Entry::root(&reader, &filesystem)?);
     }
     for found in Entries::new(&reader, &filesystem)? {
         let found = found?;
-        if found.dir_entry.path().as_bytes() == path.as_bytes() {
+        if found.dir_entry.path().as_bytes() == path {
             return Ok(Entry::new(&reader, &filesystem, &found)?);
         }
     }
-    Err(format!("image '{}': expected an entry '{}', found none", image.name, printable(path.as_bytes())).into())
+    Err(format!("image '{}': expected an entry '{}', found none", image.name, printable(path)).into())
 }
 
 fn count(entries: Vec<Entry>) -> Contents {
@@ -182,10 +187,10 @@ mod tests {
     #[test]
     fn paths() {
         for (path, clean) in [("/", "/"), ("//", "/"), ("/usr//bin/./x/", "/usr/bin/x"), ("/a b", "/a b")] {
-            assert_eq!(absolute(path).unwrap(), clean);
+            assert_eq!(absolute(Path::new(path)).unwrap(), clean.as_bytes());
         }
         for path in ["", "usr", "./usr", "/usr/../etc"] {
-            assert!(matches!(absolute(path), Err(Failure::Misuse(_))), "{path}");
+            assert!(matches!(absolute(Path::new(path)), Err(Failure::Misuse(_))), "{path}");
         }
     }
 }
