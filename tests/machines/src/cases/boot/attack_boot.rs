@@ -114,6 +114,16 @@ pub fn units() -> Vec<Scenario> {
         lost("unit_removed", "usr/lib/systemd/system/sealroot.service"),
         // root= names a partition that is not there. dracut waits for ever by default; rd.timeout= is its limit in seconds.
         case("root_disk_missing").systemd().root(MISSING_DISK).and_karg("rd.timeout=5").limit(120).refused(NO_VERDICT),
+        // One of two disks of a RAID 1 has failed, and the mount says nothing of `degraded`.
+        case("half_of_a_mirror_missing")
+            .seldom()
+            .filesystem("mirror", "subvol=root")
+            .halved()
+            .and_karg("rd.timeout=5")
+            .limit(120)
+            .says("Timed out waiting for device ")
+            .says("Dependency failed for sysroot.mount")
+            .refused(NO_VERDICT),
         // Without it systemd would wait for the disk for ever, but for our limit of the mount, made shorter here.
         case("root_disk_missing_without_timeout")
             .open()

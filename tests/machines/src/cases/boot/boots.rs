@@ -40,6 +40,13 @@ pub fn boots() -> Vec<Scenario> {
             .and_karg("ro")
             .image_is(Content::Image(0))
             .says("sealroot: {image}: fs-verity enabled"),
+        sealed("btrfs_in_a_subvolume").seldom().filesystem("btrfs", "subvol=root").must("sysroot", ".*,subvol=/root"),
+        sealed("btrfs_compressed_read_write")
+            .seldom()
+            .filesystem("btrfs", "compress=zstd:1,subvol=root")
+            .and_karg("rw"),
+        sealed("btrfs_on_two_disks").seldom().filesystem("mirror", "subvol=root"),
+        sealed("f2fs").seldom().filesystem("f2fs", "noatime"),
         // A builder who ships one root in two formats says so; the first whose image exists is used.
         sealed("alternatives")
             .native_only()

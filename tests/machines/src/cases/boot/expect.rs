@@ -208,7 +208,8 @@ impl Judge<'_> {
         self.must("report-verdict", "sealed")?;
         self.must("report-digest", digest)?;
         self.must("cmdline", &format!(".*[:=]{digest}( .*)?"))?;
-        self.must("sysroot", "ext4 ro,.*")?;
+        let filesystem = self.scenario.filesystem.replace("mirror", "btrfs");
+        self.must("sysroot", &format!("{filesystem} ro,.*"))?;
         for key in ["root", "usr", "file", "sysroot"] {
             self.must(&format!("write-{key}"), "no: Read-only file system")?;
         }

@@ -42,7 +42,7 @@ impl Scenario {
     }
 
     fn boot(&self, world: &World, on: On, log: &Path) -> Result<(Console, Disk)> {
-        let disk = Disk::copy_of(&world.disk(self.algorithm)?)?;
+        let disk = Disk::copy_of(&world.disk(self.algorithm, self.filesystem)?)?;
         let scratch = builders::scratch()?;
         let on_disk = |step: &&Step| on == On::Firmware || !matches!(step, Step::OnEsp(..));
         for step in self.steps.iter().filter(on_disk) {
@@ -58,7 +58,11 @@ impl Scenario {
             ensure!(!disk.contains("decoy: the physical root")?, "the root partition is not encrypted");
         }
         let limit = Duration::from_secs(self.limit);
-        let drive = [Drive { file: disk.path(), writable: true }];
+        let other_half = (self.filesystem == "mirror" && !self.halved)
+            .then(|| Disk::copy_of(&world.disk(self.algorithm, self.filesystem)?.with_file_name("disk2")))
+            .transpose()?;
+        let drives = [Some(&disk), other_half.as_ref()].map(|disk| disk.map(Disk::path));
+        let drives: Vec<_> = drives.into_iter().flatten().map(|file| Drive { file, writable: true }).collect();
         let machine: process::Machine = match on {
             On::Native(kernel) => {
                 let initramfs = self.native_initramfs(scratch.path())?;
@@ -68,7 +72,7 @@ impl Scenario {
                     memory: 768,
                     cpus: 1,
                     initramfs: &initramfs,
-                    drives: &drive,
+                    drives: &drives,
                     arguments: &arguments,
                     scratch: scratch.path(),
                 };
@@ -153,6 +157,10 @@ impl Scenario {
         let line = line.to_str().context("a command line that is no text")?;
         let mut arguments: Vec<_> =
             line.split(' ').filter(|argument| !argument.starts_with("console=")).map(str::to_owned).collect();
+        if let Some(flags) = self.root_flags {
+            arguments.retain(|argument| !argument.starts_with("rootflags="));
+            arguments.push(format!("rootflags={flags}"));
+        }
         for string in &self.credentials {
             let (name, value) = string.split_once('=').context("a credential without a value")?;
             arguments.push(format!("systemd.set_credential_binary={name}:{value}"));
@@ -175,6 +183,11 @@ impl Scenario {
                 }
                 if let Some(path) = self.without {
                     options.extend(["--without", path]);
+                }
+                // As dracut's module for btrfs has it, which needs programs that this Debian has not: no disk is ready before all are.
+                if self.filesystem != "ext4" {
+                    let rules = "usr/lib/udev/rules.d/64-btrfs.rules";
+                    more.file(&World::get()?.rootfs.join(rules), rules)?;
                 }
                 builders::built("initramfs", &options)?
             }

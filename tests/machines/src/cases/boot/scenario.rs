@@ -100,6 +100,14 @@ pub struct Scenario {
     /// When the same boots with firmware; never where that says nothing about it.
     pub(super) firmware: Option<Tier>,
     pub(super) algorithm: &'static str,
+    /// A disk of `qemu/disk`.
+    pub(super) filesystem: &'static str,
+    /// Whether its second half is there, if it has one.
+    pub(super) halved: bool,
+    /// In place of the usual options of the physical root.
+    pub(super) root_flags: Option<&'static str>,
+    /// When it boots natively.
+    pub(super) native_tier: Tier,
     pub(super) kargs: Vec<String>,
     pub(super) open: bool,
     pub(super) config: Vec<String>,
@@ -153,6 +161,10 @@ pub fn case(name: &'static str) -> Scenario {
         native: Some("newest"),
         firmware: Some(Tier::All),
         algorithm: "sha512",
+        filesystem: "ext4",
+        halved: false,
+        root_flags: None,
+        native_tier: Tier::Push,
         kargs: vec!["{karg}".into()],
         open: false,
         config: Vec::new(),
@@ -203,6 +215,25 @@ impl Scenario {
     /// Only a native machine shows it, or firmware has nothing to do with it.
     pub fn native_only(mut self) -> Self {
         self.firmware = None;
+        self
+    }
+
+    /// Natively before a release only.
+    pub fn seldom(mut self) -> Self {
+        self.native_tier = Tier::All;
+        self
+    }
+
+    /// The physical root has another filesystem, and these options; the kernel of Debian has no part in that.
+    pub fn filesystem(mut self, name: &'static str, options: &'static str) -> Self {
+        self.filesystem = name;
+        self.root_flags = Some(options);
+        self.native_only().systemd()
+    }
+
+    /// Of the two devices of a mirror, the second is not there.
+    pub fn halved(mut self) -> Self {
+        self.halved = true;
         self
     }
 
@@ -546,7 +577,7 @@ impl Scenario {
             }
         };
         if let Some(release) = self.native {
-            add(On::Native(release), Tier::Push, &[Need::Root]);
+            add(On::Native(release), self.native_tier, &[Need::Root]);
         }
         if let Some(tier) = self.firmware {
             add(On::Firmware, tier, &[Need::Root, Need::Qemu]);

@@ -125,8 +125,8 @@ impl World {
     ///
     /// # Errors
     /// It cannot be built.
-    pub fn disk(&self, algorithm: &str) -> Result<PathBuf> {
-        builders::built("disk", &[algorithm])
+    pub fn disk(&self, algorithm: &str, filesystem: &str) -> Result<PathBuf> {
+        builders::built("disk", &[algorithm, filesystem])
     }
 
     /// systemd-boot of the sealed Debian, signed with the key that the firmware knows.
