@@ -182,7 +182,12 @@ fn build(
         log::warn!("{not_kept}");
         recorder.report.not_kept(not_kept);
     }
-    let (assembled, workbench) = attempt?;
+    let (mut assembled, workbench) = attempt?;
+    let left_behind = assembled.take_left_behind();
+    if !left_behind.is_empty() {
+        log::warn!("{left_behind}");
+        recorder.report.left_behind(left_behind);
+    }
     let proven = recorder.stage(Stage::Prove, || prove(assembled, command_line, &files))?;
     if let Err(error) = replace::link_volatile_root(mounted.as_fd(), &kernel) {
         log::warn!("{}, ignoring", chain(&error));

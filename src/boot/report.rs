@@ -23,6 +23,7 @@ use crate::boot::stage::Stage;
 use crate::formats::composefs::FormatVersion;
 use crate::kernel::forms::Forms;
 use crate::refusal::Refusal;
+use crate::steps::assemble::LeftBehind;
 use crate::steps::gate::MountRecord;
 use crate::steps::keep::NotKept;
 use crate::verity::Verification;
@@ -93,6 +94,7 @@ pub struct Report {
     bypasses: Vec<Bypass>,
     kernel: Option<Forms>,
     not_kept: Option<NotKept>,
+    left_behind: Option<LeftBehind>,
     checks: Vec<CheckRecord>,
     mounts: Vec<MountRecord>,
 }
@@ -171,6 +173,7 @@ impl Default for Report {
             bypasses: Vec::new(),
             kernel: None,
             not_kept: None,
+            left_behind: None,
             checks: Vec::new(),
             mounts: Vec::new(),
         }
@@ -222,6 +225,11 @@ impl Report {
     /// Records what did not come to /etc.
     pub fn not_kept(&mut self, not_kept: NotKept) {
         self.not_kept = Some(not_kept);
+    }
+
+    /// Records what of a persistent /etc cannot be read.
+    pub fn left_behind(&mut self, left: LeftBehind) {
+        self.left_behind = Some(left);
     }
 
     /// Records a stage that was passed.
@@ -286,6 +294,7 @@ impl Serialize for Report {
         fields.push("bypasses", &self.bypasses);
         fields.push_known("kernel", self.kernel.as_ref());
         fields.push_known("not_kept", self.not_kept.as_ref());
+        fields.push_known("left_behind", self.left_behind.as_ref());
         fields.push("checks", &self.checks);
         fields.push("mounts", &self.mounts);
         Fragment::Map(Box::new(fields))

@@ -211,7 +211,7 @@ fn probe_agrees_with_the_boot() {
 }
 
 /// `status`, as it is asked inside the new root.
-fn status(lab: &Lab) -> (i32, Value) {
+pub fn status(lab: &Lab) -> (i32, Value) {
     for folder in ["proc", "run"] {
         let target = format!("{SYSROOT}/{folder}");
         mount_at(&format!("/{folder}"), &target, None, MsFlags::MS_BIND | MsFlags::MS_REC);

@@ -40,6 +40,7 @@ mod keep;
 mod kernel;
 mod kernels;
 mod lab;
+mod left_behind;
 mod limited;
 mod loop_devices;
 mod loops;

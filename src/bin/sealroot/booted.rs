@@ -39,7 +39,7 @@ pub fn report() -> Result<Option<Report>, Failure> {
     found.map(|value| Some(Report(value))).ok_or_else(|| "the boot program's report: expected JSON".into())
 }
 
-/// What `etc.keep` did not keep, as the boot program tells it.
+/// What `etc.keep` did not keep, or what cannot be read, as the boot program tells it.
 #[derive(Debug, Serialize)]
 pub struct NotKept {
     pub count: u64,
@@ -49,7 +49,7 @@ pub struct NotKept {
     pub entries: Vec<NotKeptEntry>,
 }
 
-/// An entry that was not kept.
+/// One of them.
 #[derive(Debug, Serialize)]
 pub struct NotKeptEntry {
     pub path: String,
@@ -79,10 +79,10 @@ impl Report {
         values.iter().filter_map(as_text).map(str::to_owned).collect()
     }
 
-    /// What the boot program left behind of /etc, where it did.
-    pub fn not_kept(&self) -> Option<NotKept> {
-        let Value::Array(entries) = self.get(&["not_kept", "entries"])? else { return None };
-        let Value::Number(Number::U64(count)) = self.get(&["not_kept", "count"])? else { return None };
+    /// What the boot program tells of entries of /etc in a field of its report: `not_kept` or `left_behind`.
+    pub fn entries_of_etc(&self, field: &str) -> Option<NotKept> {
+        let Value::Array(entries) = self.get(&[field, "entries"])? else { return None };
+        let Value::Number(Number::U64(count)) = self.get(&[field, "count"])? else { return None };
         let entries = entries.iter().filter_map(|entry| {
             let text = |name| match entry {
                 Value::Object(entry) => entry.get(name).and_then(as_text).map(str::to_owned),
@@ -90,7 +90,7 @@ impl Report {
             };
             Some(NotKeptEntry { path: text("path")?, reason: text("reason")? })
         });
-        let folder = self.text(&["not_kept", "folder"])?.into();
+        let folder = self.text(&[field, "folder"])?.into();
         Some(NotKept { count: *count, folder, entries: entries.collect() })
     }
 

@@ -43,6 +43,8 @@ pub struct Status {
     not_kept: Option<booted::NotKept>,
     /// Whether sealroot-keep.service writes to the disk what changes in the files of `etc.keep`; `None` without that.
     keeping: Option<bool>,
+    /// What an overlay with other options left, and cannot be read, if there was anything.
+    left_behind: Option<booted::NotKept>,
     /// What the digest does not vouch for.
     not_sealed: Vec<MountPoint>,
     deployments: Vec<Deployment>,
@@ -104,8 +106,9 @@ pub fn run() -> Result<Status, Failure> {
             .map_or_else(|error| chain(&error), |state| state.name().into()),
         check: told(&["policy", "policy.check", "value"]),
         bypasses: report.as_ref().map(|report| report.texts("bypasses")).unwrap_or_default(),
-        not_kept: report.as_ref().and_then(booted::Report::not_kept),
+        not_kept: report.as_ref().and_then(|report| report.entries_of_etc("not_kept")),
         keeping: kernel::is_mount_point(Path::new(PLACE)).unwrap_or_default().then(keep::is_running),
+        left_behind: report.as_ref().and_then(|report| report.entries_of_etc("left_behind")),
         not_sealed: beside(),
         deployments: deployments(image),
         problems,
@@ -188,8 +191,9 @@ impl Finding for Status {
             let lost = "changes of /etc are lost at the next boot: sealroot-keep.service does not run";
             writeln!(text, "not kept:    {}", paint.bad(lost))?;
         }
-        if let Some(booted::NotKept { count, folder, entries }) = &self.not_kept {
-            writeln!(text, "not kept:    {} of /etc, in '{folder}'", paint.bad(count))?;
+        for (what, found) in [("not kept:", &self.not_kept), ("unreadable:", &self.left_behind)] {
+            let Some(booted::NotKept { count, folder, entries }) = found else { continue };
+            writeln!(text, "{what:12} {} of /etc, in '{folder}'", paint.bad(count))?;
             for booted::NotKeptEntry { path, reason } in entries {
                 writeln!(text, "             {path} ({reason})")?;
             }

@@ -3,8 +3,10 @@
 //! Every overlay takes its lower layer from the sealed root and never from another overlay on top of it: the kernel
 //! stacks two levels, and the sealed root is one.
 
+mod left_behind;
 mod state;
 
+use std::mem;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::Mode;
@@ -19,10 +21,11 @@ use crate::disk::physical::{self, PhysicalRoot};
 use crate::kernel::lookup::{self, Links, LookupError};
 use crate::kernel::workbench::Workbench;
 use crate::kernel::{FsError, INERT, Kernel, attach, clone_tree, mounts, overlay, tmpfs};
-use crate::refusal::Refusal;
+use crate::refusal::{Refusal, chain};
 use crate::steps::keep::{self, DISK, NotKept, TAKEN, UPPER};
 use crate::steps::mount::{DetachedRoot, RootOrigin, SealedLayers};
 use crate::sys::mount_attr;
+pub use left_behind::LeftBehind;
 pub(super) use state::{
     existing_layer, expect_files, expect_layers, expect_nothing_lost, may_become, no_files, state_directory,
     state_error,
@@ -38,9 +41,15 @@ pub struct AssembledRoot {
     source: String,
     own_mounts: Vec<(&'static str, u64)>,
     kept: Option<OwnedFd>,
+    left_behind: LeftBehind,
 }
 
 impl AssembledRoot {
+    /// What of /etc cannot be read, the first time that this is asked.
+    pub fn take_left_behind(&mut self) -> LeftBehind {
+        mem::take(&mut self.left_behind)
+    }
+
     /// What the root was made from.
     pub fn origin(&self) -> &RootOrigin {
         &self.origin
@@ -98,6 +107,7 @@ struct Assembly<'a> {
     not_kept: &'a mut NotKept,
     /// The upper layer of what `etc.keep` keeps.
     kept: Option<OwnedFd>,
+    left_behind: LeftBehind,
 }
 
 /// A part of the root that takes changes.
@@ -180,7 +190,8 @@ pub fn assemble(
             Refusal::of("physical root").expected("to be writable for the configured state").because(reason)
         })?;
     }
-    let mut assembly = Assembly { sealed: &sealed, physical, workbench, kernel, not_kept, kept: None };
+    let left_behind = LeftBehind::default();
+    let mut assembly = Assembly { sealed: &sealed, physical, workbench, kernel, not_kept, kept: None, left_behind };
     let mut source = sealed.origin().source();
     let transient = if *settings.transient_root.value() {
         source = format!("transient:composefs={}", sealed.origin().requested().digest().to_hex());
@@ -202,8 +213,9 @@ pub fn assemble(
     let own_mounts = own_mounts(root, &mounts, physical, sysroot, kernel)?;
     let kept = assembly.kept.take();
     let origin = sealed.origin().clone();
+    let left_behind = assembly.left_behind;
     let (sealed, layers) = sealed.into_parts();
-    Ok(AssembledRoot { mount: transient.unwrap_or(sealed), layers, origin, source, own_mounts, kept })
+    Ok(AssembledRoot { mount: transient.unwrap_or(sealed), layers, origin, source, own_mounts, kept, left_behind })
 }
 
 fn own_mounts(
@@ -278,6 +290,13 @@ impl Assembly<'_> {
         let like = Ownership::of(&lower).map_err(|reason| no_mount_point(directory.place.name(), reason))?;
         expect_layers(&state, &name, directory.place)?;
         let upper = upper_layer(&state, &name, like, &lower)?;
+        if directory.place == Place::Etc {
+            let folder = format!("{name}/upper");
+            match left_behind::look(&upper, folder) {
+                Ok(found) => self.left_behind = found,
+                Err(reason) => log::warn!("{}, ignoring", chain(&state_error(&format!("{name}/upper"), reason))),
+            }
+        }
         let work = work_layer(&state, &name, like)?;
         overlay::writable("overlay", lower, upper, work, directory.attributes, self.kernel)
             .map_err(|reason| not_mounted(directory.place.name(), reason))
