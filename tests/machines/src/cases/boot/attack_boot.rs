@@ -114,6 +114,15 @@ pub fn units() -> Vec<Scenario> {
         lost("unit_removed", "usr/lib/systemd/system/sealroot.service"),
         // root= names a partition that is not there. dracut waits for ever by default; rd.timeout= is its limit in seconds.
         case("root_disk_missing").systemd().root(MISSING_DISK).and_karg("rd.timeout=5").limit(120).refused(NO_VERDICT),
+        // cfsctl writes a `?` into the boot entry where it finds no fs-verity, on whatever machine that was.
+        case("prepared_without_fs_verity")
+            .seldom()
+            .prepared()
+            .kargs(&["{PREPARED_KARG}"])
+            .refused(
+                "ask: kernel command line: expected verification to be required (policy.unverified = \"refuse\"), found '?' in karg \
+                 'composefs.digest'",
+            ),
         // One of two disks of a RAID 1 has failed, and the mount says nothing of `degraded`.
         case("half_of_a_mirror_missing")
             .seldom()

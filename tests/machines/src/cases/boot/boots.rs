@@ -47,6 +47,12 @@ pub fn boots() -> Vec<Scenario> {
             .and_karg("rw"),
         sealed("btrfs_on_two_disks").seldom().filesystem("mirror", "subvol=root"),
         sealed("f2fs").seldom().filesystem("f2fs", "noatime"),
+        // What the tools of composefs-rs write, and their key for it.
+        sealed("prepared_by_cfsctl")
+            .seldom()
+            .prepared()
+            .kargs(&["composefs.digest=v1-sha512-12:{PREPARED}"])
+            .comes(Expected::SealedWith("PREPARED")),
         // A builder who ships one root in two formats says so; the first whose image exists is used.
         sealed("alternatives")
             .native_only()

@@ -208,7 +208,7 @@ impl Judge<'_> {
         self.must("report-verdict", "sealed")?;
         self.must("report-digest", digest)?;
         self.must("cmdline", &format!(".*[:=]{digest}( .*)?"))?;
-        let filesystem = self.scenario.filesystem.replace("mirror", "btrfs");
+        let filesystem = self.scenario.filesystem.replace("mirror", "btrfs").replace("prepared", "ext4");
         self.must("sysroot", &format!("{filesystem} ro,.*"))?;
         for key in ["root", "usr", "file", "sysroot"] {
             self.must(&format!("write-{key}"), "no: Read-only file system")?;

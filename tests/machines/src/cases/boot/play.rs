@@ -185,7 +185,7 @@ impl Scenario {
                     options.extend(["--without", path]);
                 }
                 // As dracut's module for btrfs has it, which needs programs that this Debian has not: no disk is ready before all are.
-                if self.filesystem != "ext4" {
+                if ["btrfs", "mirror"].contains(&self.filesystem) {
                     let rules = "usr/lib/udev/rules.d/64-btrfs.rules";
                     more.file(&World::get()?.rootfs.join(rules), rules)?;
                 }

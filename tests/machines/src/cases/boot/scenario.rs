@@ -231,6 +231,12 @@ impl Scenario {
         self.native_only().systemd()
     }
 
+    /// The physical root is what `cfsctl oci prepare-boot` wrote.
+    pub fn prepared(mut self) -> Self {
+        self.filesystem = "prepared";
+        self.native_only().systemd()
+    }
+
     /// Of the two devices of a mirror, the second is not there.
     pub fn halved(mut self) -> Self {
         self.halved = true;

@@ -47,6 +47,13 @@ impl World {
     /// # Errors
     /// There is none.
     pub fn value(&self, name: &str) -> Result<&str> {
+        if name.starts_with("PREPARED") {
+            static PREPARED: OnceLock<Result<BTreeMap<String, String>, String>> = OnceLock::new();
+            let read = || builders::values(&builders::built("prepared", &[])?.join("env"));
+            let values = PREPARED.get_or_init(|| read().map_err(|error| format!("{error:#}")));
+            let values = values.as_ref().map_err(|error| anyhow!("{error}"))?;
+            return values.get(name).map(String::as_str).with_context(|| format!("there is no value {name}"));
+        }
         self.values.get(name).map(String::as_str).with_context(|| format!("the repository has no value {name}"))
     }
 
