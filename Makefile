@@ -1,7 +1,7 @@
 # Builds the programs, and installs what a distribution or an image builder needs. The boot program's place in the initramfs is
 # /usr/lib/sealroot, whatever PREFIX is where it is built.
 #
-#   make                              builds both programs, static
+#   make                              builds both programs, static, and the boot stub
 #   make install DESTDIR=DIR          below DIR, which may be the root of an image
 #   make test                         what CI runs
 
@@ -9,6 +9,9 @@ PREFIX ?= /usr
 DESTDIR ?=
 CARGO ?= cargo
 TARGET ?= $(shell uname -m)-unknown-linux-musl
+# The boot stub's, and what the firmware calls that machine.
+EFI_TARGET ?= $(shell uname -m)-unknown-uefi
+efi_name = $(patsubst aarch64-%,aa64,$(patsubst x86_64-%,x64,$(EFI_TARGET)))
 
 lib = $(DESTDIR)$(PREFIX)/lib
 share = $(DESTDIR)$(PREFIX)/share
@@ -17,17 +20,26 @@ target = $(or $(CARGO_TARGET_DIR),target)/$(TARGET)
 # What is installed, if it was built elsewhere.
 BOOT_PROGRAM ?= $(target)/release/sealroot-initrd
 COMMAND ?= $(target)/cli/sealroot
+STUB ?= $(or $(CARGO_TARGET_DIR),stub/target)/$(EFI_TARGET)/release/sealroot-stub.efi
 
-.PHONY: all install test
+# The stub is the same wherever it is built: it has no names of folders in it.
+cargo_home = $(or $(CARGO_HOME),$(HOME)/.cargo)
+stub_flags = --remap-path-prefix=$(CURDIR)=sealroot --remap-path-prefix=$(cargo_home)=cargo
 
-all:
+.PHONY: all install stub test
+
+all: stub
 	$(CARGO) build --release --locked --target $(TARGET) --bin sealroot-initrd
 	$(CARGO) build --profile cli --locked --target $(TARGET) --features cli --bin sealroot
+
+stub:
+	RUSTFLAGS='$(stub_flags)' $(CARGO) build --release --locked --target $(EFI_TARGET) --manifest-path stub/Cargo.toml
 
 # What was built by `make` is installed, so that root need not build.
 install:
 	install -D -m 755 $(BOOT_PROGRAM) $(lib)/sealroot/sealroot-initrd
 	install -D -m 755 $(COMMAND) $(DESTDIR)$(PREFIX)/bin/sealroot
+	install -D -m 644 $(STUB) $(lib)/sealroot/sealroot-stub-$(efi_name).efi
 	cd systemd-units && find . -type f -exec install -D -m 644 {} $(abspath $(lib))/systemd/system/{} \;
 	install -d $(lib)/systemd/system/sysinit.target.wants
 	ln -sf ../sealroot-keep.service $(lib)/systemd/system/sysinit.target.wants/sealroot-keep.service

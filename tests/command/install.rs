@@ -31,14 +31,19 @@ fn files(folder: &Path) -> BTreeSet<String> {
 fn everything_is_installed() {
     let folder = tempfile::tempdir().unwrap();
     let (built, root) = (folder.path().join("built"), folder.path().join("root"));
-    // What `make` builds takes a minute: another program stands in for both.
-    for program in ["release/sealroot-initrd", "cli/sealroot"] {
-        let path = built.join("any-target").join(program);
+    // What `make` builds takes a minute: another program stands in for all of it.
+    for program in [
+        "any-target/release/sealroot-initrd",
+        "any-target/cli/sealroot",
+        "aarch64-unknown-uefi/release/sealroot-stub.efi",
+    ] {
+        let path = built.join(program);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::copy(SEALROOT, path).unwrap();
     }
     let mut make = Command::new("make");
-    make.args(["-s", "-C", PROJECT, "install", "TARGET=any-target"]).arg(format!("DESTDIR={}", root.display()));
+    make.args(["-s", "-C", PROJECT, "install", "TARGET=any-target", "EFI_TARGET=aarch64-unknown-uefi"])
+        .arg(format!("DESTDIR={}", root.display()));
     let output = make.env("CARGO_TARGET_DIR", &built).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 
@@ -47,7 +52,9 @@ fn everything_is_installed() {
         names.into_iter().map(|name| format!("{to}/{name}")).collect::<Vec<_>>()
     };
     let mut expected: BTreeSet<String> =
-        ["usr/bin/sealroot", "usr/lib/sealroot/sealroot-initrd"].map(String::from).into();
+        ["usr/bin/sealroot", "usr/lib/sealroot/sealroot-initrd", "usr/lib/sealroot/sealroot-stub-aa64.efi"]
+            .map(String::from)
+            .into();
     expected.extend(all("systemd-units", "usr/lib/systemd/system"));
     expected.insert("usr/lib/systemd/system/sysinit.target.wants/sealroot-keep.service".into());
     expected.extend(all("dracut-module", "usr/lib/dracut/modules.d"));
@@ -70,6 +77,7 @@ fn everything_is_installed() {
     for (path, mode) in [
         ("usr/bin/sealroot", 0o755),
         ("usr/lib/sealroot/sealroot-initrd", 0o755),
+        ("usr/lib/sealroot/sealroot-stub-aa64.efi", 0o644),
         ("usr/lib/dracut/modules.d/50sealroot/module-setup.sh", 0o755),
         ("usr/lib/systemd/system/sealroot.service", 0o644),
         ("usr/share/man/man1/sealroot.1", 0o644),

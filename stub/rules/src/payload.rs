@@ -1,0 +1,231 @@
+//! The parts of an image that the stub is a part of: each once, all that is needed, nothing that nobody uses.
+//!
+//! A section that the stub does not know is refused. If it were ignored, the machine would start something else than what its
+//! builder signed, such as a system without its microcode.
+
+use crate::command_line;
+use crate::kernel::Kernel;
+use crate::pe::{Name, Pe, Section, part};
+use crate::problem::Problem;
+
+/// What the linker makes of the stub itself.
+const OWN: [&str; 6] = [".text", ".rdata", ".data", ".pdata", ".reloc", ".eh_fram"];
+
+/// What a builder adds, in the order in which systemd-stub(7) measures it, and whether it must be there.
+const PARTS: [(&str, bool); 6] =
+    [(".linux", true), (".osrel", true), (".cmdline", true), (".initrd", true), (".uname", false), (".sbat", false)];
+const LINUX: usize = 0;
+const CMDLINE: usize = 2;
+const INITRD: usize = 3;
+
+/// What systemd-stub knows and this stub does not use, and what a builder does in its place.
+const NOT_SUPPORTED: [(&str, &str); 10] = [
+    (".ucode", "microcode is the first of the initramfs"),
+    (".profile", "each profile is an image of its own"),
+    (".pcrsig", "secrets are bound to PCR 11 itself"),
+    (".pcrpkey", "secrets are bound to PCR 11 itself"),
+    (".dtb", "the devicetree is the firmware's"),
+    (".dtbauto", "the devicetree is the firmware's"),
+    (".hwids", "the devicetree is the firmware's"),
+    (".efifw", "firmware is updated by the running system"),
+    (".splash", "the screen is the running system's"),
+    (".sdmagic", "the image has systemd's stub in it"),
+];
+
+/// Where an image's bytes are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Layout {
+    /// As the firmware loaded it: sections are at their virtual addresses.
+    Memory,
+    /// As it is in its file.
+    File,
+}
+
+/// What an image starts, checked.
+#[derive(Clone, Copy, Debug)]
+pub struct Payload<'a> {
+    parts: [Option<&'a [u8]>; PARTS.len()],
+    kernel: Kernel<'a>,
+    command_line: &'a [u8],
+    initrd: &'a [u8],
+}
+
+impl<'a> Payload<'a> {
+    /// Looks at all that the image itself can be refused for.
+    ///
+    /// # Errors
+    /// The first thing that is wrong.
+    pub fn read(image: &'a [u8], layout: Layout) -> Result<Self, Problem> {
+        let pe = Pe::parse(image)?;
+        let mut parts = [None; PARTS.len()];
+        for (number, section) in pe.sections().enumerate() {
+            let name = section.name.as_bytes();
+            if pe.sections().take(number).any(|earlier| earlier.name == section.name) {
+                return Err(Problem::Twice(section.name));
+            }
+            if OWN.iter().any(|own| own.as_bytes() == name) {
+                continue;
+            }
+            let index = PARTS.iter().position(|(part, _)| part.as_bytes() == name);
+            let Some(slot) = index.and_then(|index| parts.get_mut(index)) else {
+                return Err(stranger(section.name));
+            };
+            *slot = Some(content(image, layout, &pe, &section).ok_or(Problem::Outside(section.name))?);
+        }
+        for ((name, required), part) in PARTS.iter().zip(&parts) {
+            if *required && part.is_none() {
+                return Err(Problem::Missing(name));
+            }
+        }
+        // They are there, or this is not reached.
+        let [linux, cmdline, initrd] = [LINUX, CMDLINE, INITRD].map(|index| parts.get(index).copied().flatten());
+        Ok(Self {
+            parts,
+            command_line: command_line::parse(cmdline.unwrap_or_default())?,
+            kernel: Kernel::parse(linux.unwrap_or_default(), pe.machine)?,
+            initrd: initrd.unwrap_or_default(),
+        })
+    }
+
+    /// What goes into PCR 11: names and contents, in their order.
+    pub fn measured(&self) -> impl Iterator<Item = (&'static str, &'a [u8])> {
+        PARTS.iter().zip(self.parts).filter_map(|((name, _), part)| Some((*name, part?)))
+    }
+
+    /// The kernel.
+    pub fn kernel(&self) -> Kernel<'a> {
+        self.kernel
+    }
+
+    /// The kernel's command line: printable ASCII.
+    pub fn command_line(&self) -> &'a [u8] {
+        self.command_line
+    }
+
+    /// The initramfs.
+    pub fn initrd(&self) -> &'a [u8] {
+        self.initrd
+    }
+}
+
+/// What is said of a section that no part of this stub is for.
+fn stranger(name: Name) -> Problem {
+    let known = NOT_SUPPORTED.iter().find(|(known, _)| known.as_bytes() == name.as_bytes());
+    known.map_or(Problem::Unknown(name), |(name, remedy)| Problem::NotSupported(name, remedy))
+}
+
+/// The bytes of a section. If it were longer in memory than in the file, its end would be zeros that nobody put there.
+fn content<'a>(image: &'a [u8], layout: Layout, pe: &Pe<'_>, section: &Section) -> Option<&'a [u8]> {
+    let end = section.virtual_address.checked_add(section.virtual_size)?;
+    if section.virtual_size == 0
+        || section.virtual_size > section.raw_size
+        || section.virtual_address < pe.headers_size
+        || end > pe.image_size
+    {
+        return None;
+    }
+    match layout {
+        Layout::Memory => part(image, section.virtual_address, section.virtual_size),
+        Layout::File => part(image, section.raw_address, section.virtual_size),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::samples::{Sample, uki};
+
+    fn reason(sample: &Sample) -> String {
+        let problem = Payload::read(&sample.build(), Layout::File).map(|_| ()).unwrap_err().to_string();
+        // What is the same file in memory has the same answer.
+        let in_memory = Payload::read(&sample.load(), Layout::Memory).map(|_| ()).unwrap_err().to_string();
+        assert_eq!(problem, in_memory);
+        problem
+    }
+
+    #[test]
+    fn what_is_started() {
+        let sample = uki().section(".uname", b"6.12").section(".sbat", b"sbat,1,x\n");
+        for (image, layout) in [(sample.build(), Layout::File), (sample.load(), Layout::Memory)] {
+            let payload = Payload::read(&image, layout).unwrap();
+            assert_eq!(payload.command_line(), b"root=x composefs=y");
+            assert_eq!(payload.initrd(), b"the initramfs");
+            let names: Vec<_> = payload.measured().map(|(name, _)| name).collect();
+            assert_eq!(names, [".linux", ".osrel", ".cmdline", ".initrd", ".uname", ".sbat"]);
+            // Measured as it is in the section.
+            assert!(payload.measured().any(|(name, part)| name == ".cmdline" && part == b"root=x composefs=y\n"));
+        }
+    }
+
+    #[test]
+    fn each_section_once_and_no_other() {
+        for name in [".linux", ".osrel", ".cmdline", ".initrd"] {
+            assert_eq!(reason(&uki().without(name)), format!("section '{name}': expected one, found none"));
+            assert_eq!(reason(&uki().section(name, b"x")), format!("section '{name}': expected one, found more"));
+        }
+        assert_eq!(reason(&uki().section(".text", b"x")), "section '.text': expected one, found more");
+        assert_eq!(
+            reason(&uki().section(".surprise", b"x")),
+            "section '.surpris': expected none that this stub does not know"
+        );
+        assert_eq!(
+            reason(&uki().section(".ucode", b"x")),
+            "section '.ucode': expected none, since this stub does not use it (microcode is the first of the initramfs)"
+        );
+        for (name, _) in NOT_SUPPORTED {
+            let prefix = format!("section '{name}': expected none, since this stub does not use it (");
+            assert!(reason(&uki().section(name, b"x")).starts_with(&prefix));
+        }
+    }
+
+    #[test]
+    fn sections_are_inside_the_image() {
+        let outside = "section '.osrel': expected content inside the image";
+        assert_eq!(reason(&uki().without(".osrel").section(".osrel", b"")), outside);
+        for (field, value) in [(8, 0x1000), (8, u32::MAX), (12, 0x100), (12, 0xffff_f000), (16, 1)] {
+            assert_eq!(reason(&uki().patched(".osrel", field, value)), outside, "{field} {value:#x}");
+        }
+        // Behind the end of the file, which in memory nobody sees.
+        let sample = uki().patched(".osrel", 20, 0x00ff_ffff);
+        let problem = Payload::read(&sample.build(), Layout::File).map(|_| ()).unwrap_err();
+        assert_eq!(problem.to_string(), outside);
+    }
+
+    #[test]
+    fn the_rest_is_checked_before_anything_is_started() {
+        let line = |content| reason(&uki().without(".cmdline").section(".cmdline", content));
+        assert_eq!(line(b"a\nb"), "command line: expected printable ASCII, found byte 0x0a at 1");
+        assert_eq!(line(&[b'x'; 2048]), "command line: expected 1 to 2047 bytes, found 2048");
+        assert_eq!(
+            reason(&uki().without(".linux").section(".linux", b"no kernel")),
+            "kernel: expected a PE executable, found no executable"
+        );
+    }
+
+    /// Whatever is in the headers, the answer is one, and nothing panics.
+    #[test]
+    fn mutations_of_the_headers() {
+        let sample = uki();
+        let (file, memory) = (sample.build(), sample.load());
+        let mut state = 1_u64;
+        let (mut accepted, mut refused) = (0, 0);
+        for _ in 0..200_000 {
+            let (mut file, mut memory) = (file.clone(), memory.clone());
+            for _ in 0..2 {
+                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                let at = (state >> 33) as usize % 0x300;
+                file[at] = state.to_le_bytes()[3];
+                memory[at] = file[at];
+            }
+            match Payload::read(&file, Layout::File) {
+                Ok(_) => {
+                    accepted += 1;
+                    // The firmware would load it elsewhere, or not at all, where addresses differ.
+                    let _ = Payload::read(&memory, Layout::Memory);
+                }
+                Err(_) => refused += 1,
+            }
+        }
+        assert!(accepted > 1000 && refused > 1000, "{accepted} {refused}");
+    }
+}
