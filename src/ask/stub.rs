@@ -8,14 +8,17 @@ use std::str;
 const SMBIOS_COMMAND_LINE: u32 = 254;
 /// The first whose stub takes an initramfs that the boot loader registered, in front of the signed one.
 const LOADER_INITRD: u32 = 258;
-/// What its name begins with.
+/// What their names begin with.
 const SYSTEMD_STUB: &str = "systemd-stub";
+const SEALROOT_STUB: &str = "sealroot-stub";
 
 /// A boot stub.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stub {
     /// systemd's, of this release.
     Systemd(u32),
+    /// The one that comes with sealroot, of any release.
+    Sealroot,
     /// One that is not known here: it may do all that any does.
     Unknown,
 }
@@ -30,14 +33,24 @@ pub enum Extra {
 }
 
 impl Stub {
-    /// By what `StubInfo` says, or the section `.sdmagic`: `systemd-stub 257.7-1`.
+    /// By what `StubInfo` says, or the section `.sdmagic`: `systemd-stub 257.7-1`, `sealroot-stub 0.1.0`.
     pub fn named(name: &str) -> Self {
+        if name.split_ascii_whitespace().next() == Some(SEALROOT_STUB) {
+            return Self::Sealroot;
+        }
         let release = name.trim().strip_prefix(SYSTEMD_STUB).map(|rest| {
             let rest = rest.trim_start();
             let end = rest.find(|character: char| !character.is_ascii_digit()).unwrap_or(rest.len());
             rest.get(..end).unwrap_or_default()
         });
         release.and_then(|release| release.parse().ok()).map_or(Self::Unknown, Self::Systemd)
+    }
+
+    /// By the section `.sbat` of an image, to which each part adds lines: `sealroot-stub,1,…`. systemd's stub has no line of its own
+    /// there everywhere.
+    pub fn of_sbat(content: &[u8]) -> Self {
+        let ours = |line: &[u8]| line.split(|byte| *byte == b',').next() == Some(SEALROOT_STUB.as_bytes());
+        if content.split(|byte| *byte == b'\n').any(ours) { Self::Sealroot } else { Self::Unknown }
     }
 
     /// By the section `.sdmagic` of an image: `#### LoaderInfo: systemd-stub 257.7-1 ####`.
@@ -53,6 +66,7 @@ impl Stub {
     pub fn adds(self, extra: Extra) -> bool {
         match (self, extra) {
             (Self::Unknown, _) => true,
+            (Self::Sealroot, _) => false,
             (Self::Systemd(release), Extra::CommandLine) => release >= SMBIOS_COMMAND_LINE,
             (Self::Systemd(release), Extra::Initrd) => release >= LOADER_INITRD,
         }
@@ -72,6 +86,8 @@ mod tests {
             ("systemd-stub", Stub::Unknown),
             ("systemd-stub 99999999999", Stub::Unknown),
             ("systemd-boot 257", Stub::Unknown),
+            ("sealroot-stub 0.1.0", Stub::Sealroot),
+            ("sealroot-stubborn 1", Stub::Unknown),
             ("", Stub::Unknown),
         ] {
             assert_eq!(Stub::named(name), stub, "{name}");
@@ -79,6 +95,16 @@ mod tests {
         assert_eq!(Stub::of_section(b"#### LoaderInfo: systemd-stub 252.39 ####\0\0"), Stub::Systemd(252));
         for bytes in [&b""[..], b"\xff", b"#### LoaderInfo: systemd-boot 257 ####", b"systemd-stub 257"] {
             assert_eq!(Stub::of_section(bytes), Stub::Unknown);
+        }
+        for (content, stub) in [
+            (
+                &b"sbat,1,SBAT Version,sbat,1,x\nsealroot-stub,1,sealroot,sealroot-stub,0.1.0,x\nlinux,1,x\n"[..],
+                Stub::Sealroot,
+            ),
+            (b"sbat,1,x\nsystemd-stub,1,sealroot-stub,x\n", Stub::Unknown),
+            (b"", Stub::Unknown),
+        ] {
+            assert_eq!(Stub::of_sbat(content), stub);
         }
     }
 
@@ -90,6 +116,7 @@ mod tests {
             (Stub::Systemd(257), true, false),
             (Stub::Systemd(258), true, true),
             (Stub::Unknown, true, true),
+            (Stub::Sealroot, false, false),
         ] {
             assert_eq!((stub.adds(Extra::CommandLine), stub.adds(Extra::Initrd)), (command_line, initrd), "{stub:?}");
         }

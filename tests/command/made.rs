@@ -17,20 +17,33 @@ const UNITS: &str = "usr/lib/systemd/system";
 const ALIGNMENT: usize = 512;
 const PAGE: usize = 4096;
 
+/// A kernel, and sections beside those that every image has.
+type Ours = (Vec<u8>, Vec<(&'static str, &'static [u8])>);
+
 /// An image that is being made, and the disk that it boots from.
 pub struct Made {
     folder: TempDir,
     line: String,
     /// Of each profile.
     profiles: Vec<String>,
+    kernel: Vec<u8>,
     files: Vec<(String, u32, Vec<u8>)>,
+    /// The kernel and further sections of an image with sealroot's stub.
+    ours: Option<Ours>,
 }
 
 impl Made {
     /// Complete, and for an image of the repository with SHA-512.
     pub fn new() -> Self {
-        let mut made =
-            Self { folder: tempfile::tempdir().unwrap(), line: GOLDEN.karg(), profiles: Vec::new(), files: Vec::new() };
+        let folder = tempfile::tempdir().unwrap();
+        let mut made = Self {
+            folder,
+            line: GOLDEN.karg(),
+            profiles: Vec::new(),
+            kernel: b"a kernel".to_vec(),
+            files: Vec::new(),
+            ours: None,
+        };
         let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("systemd-units");
         made.units(&shipped, UNITS);
         for unit in
@@ -60,6 +73,18 @@ impl Made {
     /// With another command line.
     pub fn line(mut self, line: &str) -> Self {
         self.line = line.into();
+        self
+    }
+
+    /// With sealroot's stub, a kernel, and further sections.
+    pub fn ours(mut self, kernel: Vec<u8>, more: &[(&'static str, &'static [u8])]) -> Self {
+        self.ours = Some((kernel, more.to_vec()));
+        self
+    }
+
+    /// With another kernel and systemd's stub.
+    pub fn kernel(mut self, kernel: Vec<u8>) -> Self {
+        self.kernel = kernel;
         self
     }
 
@@ -100,12 +125,26 @@ impl Made {
     pub fn written(&self) -> String {
         let archive: Vec<u8> =
             self.files.iter().flat_map(|(path, mode, content)| entry(path, *mode, content)).collect();
-        let mut sections = vec![
-            (".linux", &b"a kernel"[..]),
-            (".initrd", &archive),
-            (".cmdline", self.line.as_bytes()),
-            (".sdmagic", b"#### LoaderInfo: systemd-stub 257 ####"),
-        ];
+        let mut sections = match &self.ours {
+            None => vec![
+                (".linux", &self.kernel[..]),
+                (".initrd", &archive),
+                (".cmdline", self.line.as_bytes()),
+                (".sdmagic", b"#### LoaderInfo: systemd-stub 257 ####"),
+            ],
+            Some((kernel, more)) => {
+                let mut sections = vec![
+                    (".text", &b"the stub"[..]),
+                    (".sbat", b"sbat,1,x\nsealroot-stub,1,sealroot,sealroot-stub,0.1.0,x\n"),
+                    (".osrel", b"ID=test\n"),
+                    (".cmdline", self.line.as_bytes()),
+                    (".initrd", &archive),
+                    (".linux", kernel),
+                ];
+                sections.extend(more);
+                sections
+            }
+        };
         for line in &self.profiles {
             sections.extend([(".profile", &b"ID=one"[..]), (".cmdline", line.as_bytes())]);
         }
@@ -197,6 +236,16 @@ fn entry(path: &str, mode: u32, content: &[u8]) -> Vec<u8> {
     bytes.extend(content);
     bytes.resize(bytes.len().next_multiple_of(4), 0);
     bytes
+}
+
+/// A kernel, as far as a boot stub looks at it.
+pub fn kernel() -> Vec<u8> {
+    let mut file = pe(&[(".text", b"code")]);
+    let entry = 64 + 24 + 16;
+    file[entry..entry + 4].copy_from_slice(&(PAGE as u32).to_le_bytes());
+    let table = 64 + 24 + 112 + 16 * 8;
+    file[table + 36..table + 40].copy_from_slice(&0x6000_0020_u32.to_le_bytes());
+    file
 }
 
 /// A PE executable, as far as tools that sign look at one.

@@ -24,4 +24,5 @@ mod refusals;
 mod run;
 mod signature;
 mod state;
+mod stub;
 mod uki;

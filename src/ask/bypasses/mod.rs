@@ -86,8 +86,8 @@ impl Bypass {
             Self::FirstBoot => "systemd.condition_first_boot=no systemd.firstboot=no",
             Self::WritableEtc => "etc.keep of nothing but data, or etc.mount = \"transient\" or \"none\"",
             Self::FirmwareStrings => "policy.firmware-strings = \"refuse\"",
-            Self::StubCommandLine => "a boot stub that takes no SMBIOS string",
-            Self::StubInitrd => "a boot stub that takes no initramfs of a boot loader",
+            Self::StubCommandLine => "a boot stub that takes no SMBIOS string (sealroot-stub)",
+            Self::StubInitrd => "a boot stub that takes no initramfs of a boot loader (sealroot-stub)",
             Self::UnsignedCommandLine => "a unified kernel image",
         }
     }
@@ -363,6 +363,7 @@ mod tests {
         assert_eq!(found(&bare, |_| ()), [Bypass::Hibernation, Bypass::DiskErrors]);
         assert_eq!(found(&bare, |boot| boot.lockdown = Lockdown::Active), [Bypass::DiskErrors]);
         assert_eq!(found(&bare, |boot| boot.filesystem = PhysicalFilesystem::Other), [Bypass::Hibernation]);
+        assert_eq!(found(&line, |boot| boot.stub = Some(Stub::Sealroot)), []);
         assert_eq!(found(&line, |boot| boot.stub = Some(Stub::Systemd(257))), [Bypass::StubCommandLine]);
         let both = [Bypass::StubCommandLine, Bypass::StubInitrd];
         assert_eq!(found(&line, |boot| boot.stub = Some(Stub::Systemd(258))), both);

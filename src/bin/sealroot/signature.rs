@@ -39,6 +39,11 @@ pub struct SignatureVerdict {
 }
 
 impl SignatureVerdict {
+    /// The file that has the certificate, for a message.
+    pub fn certificate(&self) -> &str {
+        &self.certificate
+    }
+
     /// Whether nothing is wrong with it.
     pub fn is_right(&self) -> bool {
         self.problem.is_none()
@@ -66,6 +71,15 @@ pub fn judge(image: &File, signature: Signature, certificate: &Path) -> Result<S
         Signature::Present => verify(image, &name, &certificates)?,
     };
     Ok(SignatureVerdict { certificate: name, problem })
+}
+
+/// The same for an image that is a part of another one, and has a signature.
+///
+/// # Errors
+/// Nobody can say.
+pub fn judge_part(part: &[u8], certificate: &Path) -> Result<SignatureVerdict, Failure> {
+    let image = in_memory(part).map_err(|reason| unsaid(&reason.to_string()))?;
+    judge(&image, Signature::Present, certificate)
 }
 
 /// What is wrong with the signatures of an image that has some: one that is right is enough, as for the firmware.

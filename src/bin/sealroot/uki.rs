@@ -25,6 +25,8 @@ use sealroot::steps::find::find_in;
 use sealroot::steps::look_inside;
 use sealroot::steps::prove;
 use sealroot::verity::Verification;
+use sealroot_stub_rules::Payload;
+use sealroot_stub_rules::payload::Layout;
 
 use crate::arguments::UkiArguments;
 use crate::contents::Contents;
@@ -77,19 +79,26 @@ pub fn run(arguments: &UkiArguments) -> Result<UkiVerdict, Failure> {
     let mut profiles = Vec::new();
     for sections in &uki.profiles {
         let initrd = required(sections, ".initrd").map_err(failed)?;
-        required(sections, ".linux").map_err(failed)?;
+        let kernel = required(sections, ".linux").map_err(failed)?;
         let more = sections.get(".ucode").and_then(|microcode| match unpacked.get(microcode) {
             Ok(files) => complete::beside_microcode(files),
             Err(error) => Some(format!("'.ucode': {error}")),
         });
         let mut verdict = judge(sections, unpacked.get(initrd), arguments.repository.as_deref()).map_err(failed)?;
         verdict.problems.extend(more);
+        if stub_of(sections) == Stub::Sealroot
+            && let Err(problem) = Payload::read(&content, Layout::File)
+        {
+            verdict.problems.push(format!("boot stub: {problem}"));
+        }
         if let Ok(files) = unpacked.get(initrd) {
             let line = CommandLine::split(pe::text(sections, ".cmdline").ok().flatten().unwrap_or_default());
             // The stub puts microcode in front.
             let microcode = sections.get(".ucode").copied().unwrap_or_default();
             verdict.problems.extend(manifest::problems(microcode, initrd, files, &line));
         }
+        let certificate = arguments.certificate.as_deref();
+        judge_kernel(kernel, certificate, &mut verdict)?;
         profiles.push(verdict);
     }
     let certificate = arguments.certificate.as_deref();
@@ -101,6 +110,29 @@ pub fn run(arguments: &UkiArguments) -> Result<UkiVerdict, Failure> {
         profiles,
         strict: arguments.strict,
     })
+}
+
+/// Whether the kernel could be started without the rest of the image, by a boot loader that somebody signed: with any initramfs and
+/// any command line.
+fn judge_kernel(kernel: &[u8], certificate: Option<&Path>, verdict: &mut ProfileVerdict) -> Result<(), Failure> {
+    const EXPECTED: &str =
+        "kernel: expected no signature of its own, since a boot loader could start it without the rest";
+    if !sealroot_stub_rules::pe::is_signed(kernel) {
+        return Ok(());
+    }
+    let Some(certificate) = certificate else {
+        verdict.warnings.push(format!("{EXPECTED}, found one (--cert tells whether the machine takes it)"));
+        return Ok(());
+    };
+    let signature = signature::judge_part(kernel, certificate)?;
+    if signature.is_right() {
+        verdict.problems.push(format!("{EXPECTED}, found one that '{}' vouches for", signature.certificate()));
+    } else {
+        verdict
+            .warnings
+            .push(format!("{EXPECTED}, found one by a key that '{}' does not vouch for", signature.certificate()));
+    }
+    Ok(())
 }
 
 fn unread(reason: std::io::Error) -> Refusal {
@@ -204,9 +236,10 @@ fn decide(
         Config::from_setup_root_conf(config(initramfs, SETUP_ROOT_CONF_TOML)?).map_err(|error| error.to_string())?;
     verdict.warnings.extend(theirs.describe_unknown());
     let resolved = Resolved::new(command_line.clone(), ours, theirs);
-    let stub = sections.get(".sdmagic").map_or(Stub::Unknown, |content| Stub::of_section(content));
+    let stub = stub_of(sections);
     verdict.stub = Some(match stub {
         Stub::Systemd(release) => format!("systemd-stub {release}"),
+        Stub::Sealroot => "sealroot-stub, which adds nothing".into(),
         Stub::Unknown => "unknown".into(),
     });
     // A builder can overwrite the name that the stub looks for, before the image is signed.
@@ -228,6 +261,15 @@ fn decide(
         Decision::NothingToDo(_) => {
             Err("kernel command line: no composefs karg, and policy.karg = \"optional\"".into())
         }
+    }
+}
+
+/// The stub, by its own word.
+fn stub_of(sections: &Sections<'_>) -> Stub {
+    match (sections.get(".sdmagic"), sections.get(".sbat")) {
+        (Some(content), _) => Stub::of_section(content),
+        (None, Some(content)) => Stub::of_sbat(content),
+        (None, None) => Stub::Unknown,
     }
 }
 

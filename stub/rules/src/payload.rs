@@ -58,11 +58,18 @@ impl<'a> Payload<'a> {
     pub fn read(image: &'a [u8], layout: Layout) -> Result<Self, Problem> {
         let pe = Pe::parse(image)?;
         let mut parts = [None; PARTS.len()];
+        let mut end = pe.headers_size;
         for (number, section) in pe.sections().enumerate() {
             let name = section.name.as_bytes();
             if pe.sections().take(number).any(|earlier| earlier.name == section.name) {
                 return Err(Problem::Twice(section.name));
             }
+            if section.virtual_address < end {
+                return Err(Problem::Overlaps(section.name));
+            }
+            // The firmware loads one without a size as it is in the file.
+            let size = if section.virtual_size == 0 { section.raw_size } else { section.virtual_size };
+            end = section.virtual_address.checked_add(size).ok_or(Problem::Outside(section.name))?;
             if OWN.iter().any(|own| own.as_bytes() == name) {
                 continue;
             }
@@ -117,11 +124,7 @@ fn stranger(name: Name) -> Problem {
 /// The bytes of a section. If it were longer in memory than in the file, its end would be zeros that nobody put there.
 fn content<'a>(image: &'a [u8], layout: Layout, pe: &Pe<'_>, section: &Section) -> Option<&'a [u8]> {
     let end = section.virtual_address.checked_add(section.virtual_size)?;
-    if section.virtual_size == 0
-        || section.virtual_size > section.raw_size
-        || section.virtual_address < pe.headers_size
-        || end > pe.image_size
-    {
+    if section.virtual_size == 0 || section.virtual_size > section.raw_size || end > pe.image_size {
         return None;
     }
     match layout {
@@ -182,8 +185,13 @@ mod tests {
     fn sections_are_inside_the_image() {
         let outside = "section '.osrel': expected content inside the image";
         assert_eq!(reason(&uki().without(".osrel").section(".osrel", b"")), outside);
-        for (field, value) in [(8, 0x1000), (8, u32::MAX), (12, 0x100), (12, 0xffff_f000), (16, 1)] {
+        for (field, value) in [(8, 0x1000), (8, u32::MAX), (12, 0xffff_f000), (16, 1)] {
             assert_eq!(reason(&uki().patched(".osrel", field, value)), outside, "{field} {value:#x}");
+        }
+        // In the headers, and where the one before it is.
+        for address in [0x100, 0x1000, 0x2001] {
+            let found = reason(&uki().patched(".osrel", 12, address));
+            assert_eq!(found, "section '.osrel': expected behind the one before it", "{address:#x}");
         }
         // Behind the end of the file, which in memory nobody sees.
         let sample = uki().patched(".osrel", 20, 0x00ff_ffff);

@@ -20,6 +20,8 @@ pub enum Problem {
     NotSupported(&'static str, &'static str),
     /// A section that is empty, or not as a whole inside the image and the file.
     Outside(Name),
+    /// A section that does not begin behind the one before it: what it holds depends on who loads it.
+    Overlaps(Name),
     /// The command line.
     CommandLine(BadLine),
     /// The kernel: what was expected of it, and what was found.
@@ -44,6 +46,7 @@ impl fmt::Display for Problem {
                 write!(f, "section '{name}': expected none, since this stub does not use it ({remedy})")
             }
             Self::Outside(name) => write!(f, "section '{name}': expected content inside the image"),
+            Self::Overlaps(name) => write!(f, "section '{name}': expected behind the one before it"),
             Self::CommandLine(BadLine::Length(length)) => {
                 write!(f, "command line: expected 1 to {MAX_LENGTH} bytes, found {length}")
             }
