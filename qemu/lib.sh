@@ -269,6 +269,38 @@ sealed_kargs=(
   systemd.condition_first_boot=no systemd.firstboot=no
 )
 
+# build_stub FOLDER SUITE
+build_stub() {
+  with_progress "downloading the boot stub of $2" fetch_packages "$2" "$1/unpacked" systemd-boot-efi
+  mv "$1/unpacked/usr/lib/systemd/boot/efi/linuxx64.efi.stub" "$1/"
+  rm -r "$1/unpacked"
+}
+
+# stub_version SUITE: of the package that has it.
+stub_version() {
+  private_apt "$1" apt-cache show --no-all-versions systemd-boot-efi | sed -n 's/^Version: //p'
+}
+
+# boot_stub NAME: prints the path of a boot stub: `sealroot` is the project's own, `systemd` the Debian root's own, which ukify takes by
+# itself (no path), and else that of another Debian's systemd, by the name of its suite.
+boot_stub() {
+  case "$1" in
+    sealroot) "$qemu_dir/stub" ;;
+    systemd) ;;
+    *) echo "$(cached stub "$(key_of "$(declare -f build_stub)" \
+      "$(remembered "resolved/stub-$1" no stub_version "$1")")" build_stub "$1")/linuxx64.efi.stub" ;;
+  esac
+}
+
+# sign_with_the_test_key PROGRAM TO: signs a program for UEFI with the test key of Debian's ovmf package.
+sign_with_the_test_key() {
+  local key
+  key="$(mktemp "$cache_dir/tmp/key.XXXXXX")"
+  openssl rsa -in /usr/share/ovmf/PkKek-1-snakeoil.key -passin pass:snakeoil -out "$key" 2>/dev/null
+  with_progress "signing ${1##*/}" sbsign --key "$key" --cert /usr/share/ovmf/PkKek-1-snakeoil.pem --output "$2" "$1"
+  rm "$key"
+}
+
 # in_root ROOT COMMAND...: runs a command in another root, in a mount namespace that takes the mounts along at its end.
 in_root() {
   # The script is for the other shell.

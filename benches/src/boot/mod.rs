@@ -75,6 +75,7 @@ fn boot(kind: Kind, kernel: &str, root: Root) -> Result<Boot> {
                 strings: &[],
                 structures: &[],
                 fw_cfg: &[],
+                tpm: false,
                 scratch: scratch.path(),
             }
             .command(LIMIT)?

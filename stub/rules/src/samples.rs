@@ -1,6 +1,8 @@
 //! Small PE executables for the tests: as a file, and as the firmware loads it.
 #![expect(clippy::arithmetic_side_effects, reason = "a test may stop")]
 
+use crate::pe::Pe;
+
 const SIGNATURE: usize = 64;
 const OPTIONAL: usize = SIGNATURE + 24;
 const OPTIONAL_SIZE: usize = 112 + 16 * 8;
@@ -122,6 +124,27 @@ impl Sample {
         }
         bytes
     }
+}
+
+/// A file in memory, as firmware loads it: headers, then the sections in their order. `None` where it would load nothing.
+///
+/// Source: `PeCoffLoaderLoadImage` of edk2.
+pub fn loaded(file: &[u8]) -> Option<Vec<u8>> {
+    let pe = Pe::parse(file).ok().filter(|pe| pe.image_size <= 1 << 20)?;
+    let mut memory = vec![0; pe.image_size as usize];
+    let headers = pe.headers_size as usize;
+    memory.get_mut(..headers)?.copy_from_slice(file.get(..headers)?);
+    for section in pe.sections() {
+        let size = match section.virtual_size {
+            0 => section.raw_size,
+            size => size.min(section.raw_size),
+        };
+        let from = file.get(section.raw_address as usize..)?.get(..size as usize)?;
+        let to = memory.get_mut(section.virtual_address as usize..)?;
+        to.get(..section.virtual_size as usize)?;
+        to.get_mut(..size as usize)?.copy_from_slice(from);
+    }
+    Some(memory)
 }
 
 /// Like Linux: code at two places, data, no base relocations.

@@ -18,6 +18,8 @@ const ESP: &str = "@@1M";
 const ROOT: u64 = 97 * MIB;
 const BLOCK: u64 = 4096;
 const ROOT_UUID: &str = "5ea17007-0000-4000-8000-000000000002";
+/// The partition of [`Disk::with_esp`].
+pub const ESP_PARTUUID: &str = "5EA17007-0000-4000-8000-000000000004";
 const ROOT_PARTUUID: &str = "5ea17007-0000-4000-8000-000000000003";
 const ROOT_TYPE: &str = "4F68BCE3-E8CD-4DB1-96E7-FBCAF984B709";
 
@@ -101,6 +103,27 @@ impl Disk {
         let copy = folder.path().join("disk");
         run(Command::new("cp").args(["--sparse=auto", "--reflink=auto"]).args([image, &copy]))?;
         Ok(Self { folder })
+    }
+
+    /// An empty disk that has an EFI system partition and nothing else.
+    ///
+    /// # Errors
+    /// A tool fails.
+    pub fn with_esp() -> Result<Self> {
+        const SIZE: u64 = 96 * MIB;
+        let disk = Self { folder: builders::scratch()? };
+        File::create(disk.path())?.set_len(SIZE + 2 * MIB)?;
+        let mut table = Command::new("sfdisk").arg("-q").arg(disk.path()).stdin(Stdio::piped()).spawn()?;
+        let esp = "type=C12A7328-F81F-11D2-BA4B-00A0C93EC93B";
+        let lines = format!("label: gpt\nstart=1MiB, size=96MiB, {esp}, uuid={ESP_PARTUUID}\n");
+        table.stdin.take().context("no input")?.write_all(lines.as_bytes())?;
+        ensure!(table.wait()?.success(), "sfdisk: no table of partitions");
+        let esp = format!("{}{ESP}", disk.path().display());
+        run(Command::new("mformat").args(["-i", &esp, "-v", "ESP", "-F", "-T", &(SIZE / 512).to_string(), "::"]))?;
+        for folder in ["::EFI", "::EFI/BOOT"] {
+            run(Command::new("mmd").args(["-i", &esp, folder]))?;
+        }
+        Ok(disk)
     }
 
     /// Its file.

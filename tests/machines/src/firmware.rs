@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-use crate::disk::Disk;
+use crate::disk::{self, Disk};
 use crate::emulated;
 
 const FIRMWARE: &str = "/usr/share/OVMF";
@@ -29,6 +29,8 @@ pub struct Firmware<'a> {
     pub structures: &'a [&'static [u8]],
     /// Credentials by QEMU's fw_cfg, as whoever runs the machine can give them: names and content.
     pub fw_cfg: &'a [(&'static str, &'static str)],
+    /// Whether it has a TPM 2.0.
+    pub tpm: bool,
     /// For its variables and what it writes.
     pub scratch: &'a Path,
 }
@@ -107,7 +109,23 @@ impl Firmware<'_> {
         for string in self.strings {
             command.args(["-smbios", &format!("type=11,value={string}")]);
         }
+        if self.tpm {
+            self.add_tpm(&mut command)?;
+        }
         Ok(command)
+    }
+
+    /// A TPM is a program of its own, which ends when the machine lets go of it.
+    fn add_tpm(&self, command: &mut Command) -> Result<()> {
+        let socket = self.scratch.join("tpm-socket");
+        let mut tpm = Command::new("swtpm");
+        tpm.args(["socket", "--tpm2", "--daemon", "--terminate", "--flags", "startup-clear", "--tpmstate"]);
+        tpm.arg(format!("dir={}", self.scratch.display()));
+        tpm.arg("--ctrl").arg(format!("type=unixio,path={}", socket.display()));
+        disk::run(&mut tpm)?;
+        command.args(["-chardev", &format!("socket,id=tpm,path={}", socket.display())]);
+        command.args(["-tpmdev", "emulator,id=tpm,chardev=tpm", "-device", "tpm-crb,tpmdev=tpm"]);
+        Ok(())
     }
 }
 

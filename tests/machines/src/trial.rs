@@ -37,6 +37,8 @@ pub enum Need {
     Root,
     /// QEMU for this architecture.
     Qemu,
+    /// A TPM for QEMU.
+    Swtpm,
     /// QEMU for arm64.
     QemuArm,
     /// What counts instructions.
@@ -51,6 +53,7 @@ impl Need {
         match self {
             Self::Root => nix::unistd::geteuid().is_root(),
             Self::Qemu => program("qemu-system-x86_64") && Path::new("/usr/share/OVMF").is_dir(),
+            Self::Swtpm => program("swtpm"),
             Self::QemuArm => program("qemu-system-aarch64"),
             Self::Valgrind => program("valgrind"),
             Self::Fsverity => program("fsverity"),

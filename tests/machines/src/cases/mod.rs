@@ -5,6 +5,7 @@ mod command;
 mod dracut;
 pub mod guest;
 mod instructions;
+mod stub;
 mod uki;
 
 use anyhow::Result;
@@ -17,7 +18,7 @@ use crate::trial::{Tier, Trial};
 /// # Errors
 /// A list cannot be made.
 pub fn all(tier: Tier, filter: Option<&str>) -> Result<Vec<Trial>> {
-    let parts = ["kernel", "rollback", "attack", "boot", "command", "dracut", "instructions", "uki"];
+    let parts = ["kernel", "rollback", "attack", "boot", "command", "dracut", "instructions", "stub", "uki"];
     let asked = filter.and_then(|word| word.split_once("::")).map(|(part, _)| part).filter(|part| parts.contains(part));
     let wanted = |part: &str| asked.is_none_or(|asked| asked == part);
     let mut trials = Vec::new();
@@ -29,7 +30,7 @@ pub fn all(tier: Tier, filter: Option<&str>) -> Result<Vec<Trial>> {
             trials.extend(boot::trials(part));
         }
     }
-    for trials_of in [command::trials, dracut::trials, instructions::trials, uki::trials] {
+    for trials_of in [command::trials, dracut::trials, instructions::trials, stub::trials, uki::trials] {
         trials.extend(trials_of());
     }
     trials.retain(|trial| trial.is_in(tier));

@@ -83,12 +83,18 @@ const SEALED: Judged = Judged {
     expect: Bypasses { signed: true, bypasses: &LEFT },
 };
 
-/// What is left open with systemd's stub 257 and an /etc that keeps everything.
-const LEFT: [&str; 2] = ["writable-etc", "stub-command-line"];
+/// What is left open with an /etc that keeps everything.
+const LEFT: [&str; 1] = ["writable-etc"];
 
 const JUDGED: &[Judged] = &[
     SEALED,
     Judged { name: "sealed_but_strict", options: &["--strict"], status: 1, ..SEALED },
+    Judged {
+        name: "systemd_stub",
+        made: |lab| with_karg(&["--stub", "systemd"], lab),
+        expect: Bypasses { signed: true, bypasses: &["writable-etc", "stub-command-line"] },
+        ..SEALED
+    },
     Judged {
         name: "without_its_image",
         repository: Some("sha256"),
@@ -128,7 +134,6 @@ const JUDGED: &[Judged] = &[
                 "disk-errors",
                 "first-boot",
                 "writable-etc",
-                "stub-command-line",
             ],
         },
     },

@@ -1,10 +1,11 @@
-//! Writes the seeds that are no text: `seeds FOLDER elf|uki`, `seeds FOLDER image REPOSITORY_WRITER`.
+//! Writes the seeds that are no text: `seeds FOLDER elf|stub|uki`, `seeds FOLDER image REPOSITORY_WRITER`.
 //!
 //! The folder is there. `REPOSITORY_WRITER` is the program of `qemu/repository-writer`; gzip and zstd compress.
 
 mod bytes;
 mod elf;
 mod image;
+mod stub;
 mod tree;
 mod uki;
 
@@ -18,9 +19,10 @@ fn main() -> Result {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     match arguments.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
         [folder, "elf"] => elf::write(Path::new(folder)),
+        [folder, "stub"] => stub::write(Path::new(folder)),
         [folder, "uki"] => uki::write(Path::new(folder)),
         [folder, "image", writer] => image::write(Path::new(folder), writer),
-        _ => Err("usage: seeds FOLDER elf|uki, or seeds FOLDER image REPOSITORY_WRITER".into()),
+        _ => Err("usage: seeds FOLDER elf|stub|uki, or seeds FOLDER image REPOSITORY_WRITER".into()),
     }
 }
 

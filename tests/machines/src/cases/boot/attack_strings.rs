@@ -16,7 +16,8 @@ const BREAKS_OFF: [&[u8]; 2] = [b"\xc9\x04\x06\0A\0\0", b"\xc8\x02\x05\0A\0\0"];
 
 /// Each with firmware only: a native machine has no SMBIOS.
 pub fn all() -> Vec<Scenario> {
-    let with = |name, extra: &str| case(name).firmware_only().smbios(&format!("{EXTRA}={extra}"));
+    // The stub of the project takes none of them: these boots show what systemd's adds.
+    let with = |name, extra: &str| case(name).systemd_stub().smbios(&format!("{EXTRA}={extra}"));
     vec![
         // What pivoted into an unmeasured root once: the last value wins in systemd, the units are skipped, and the gate is gone.
         // The shell would come first.
@@ -26,6 +27,17 @@ pub fn all() -> Vec<Scenario> {
             .refused_drop_in("initrd-switch-root.service", "[Service]\nExecStartPre=\n")
             .refused(&format!("{ADDS} '{EXTRA}=systemd.import_credentials=yes rd.break=pre-mount'"))
             .never_says("Starting sealroot.service"),
+        // The same four strings on a machine whose config lets strings be: nobody appends, so nobody imports.
+        case("strings_without_effect")
+            .firmware_only()
+            .manifest()
+            .smbios(&format!("{EXTRA}=systemd.import_credentials=yes rd.break=pre-mount"))
+            .smbios("io.systemd.boot.kernel-cmdline-extra=systemd.import_credentials=yes rd.break=pre-mount")
+            .drop_in("sealroot.service", "[Unit]\nConditionPathExists=/skipped-by-a-credential\n")
+            .drop_in("initrd-switch-root.service", "[Service]\nExecStartPre=\n")
+            .must("report", ".*\"stub\":\"sealroot-stub [^\"]*\".*")
+            .never_says("Break before pre-mount")
+            .says("is set, skipping importing of credentials"),
         // PID 1 would not import it, by the signed command line. Whoever needs such says so in the signed config.
         case("credential_passed")
             .firmware_only()

@@ -65,11 +65,11 @@ pub fn command() -> Vec<Scenario> {
         .limit(900)
         .judged(same_number_of_objects)
         .must_be_on("native", "cli-status", &status("unsupported", r#""writable-etc""#))
-        .must_be_on("firmware", "cli-status", &status("enforced", r#""writable-etc","stub-command-line""#))
+        .must_be_on("firmware", "cli-status", &status("enforced", r#""writable-etc""#))
         .must_be_on(
             "firmware",
             "cli-uki",
-            r#"0 ["yes",true,"v1 sha512:{digest}",["writable-etc","stub-command-line"],[],"images/{digest}: measured by the kernel"]"#,
+            r#"0 ["yes",true,"v1 sha512:{digest}",["writable-etc"],[],"images/{digest}: measured by the kernel"]"#,
         )
         .must_be_on(
             "firmware",

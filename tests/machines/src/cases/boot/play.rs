@@ -93,6 +93,7 @@ impl Scenario {
                     strings: &strings,
                     structures: self.structures,
                     fw_cfg: &self.fw_cfg,
+                    tpm: false,
                     scratch: scratch.path(),
                 };
                 machine.command(limit)?.into()

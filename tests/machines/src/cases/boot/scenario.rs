@@ -339,6 +339,11 @@ impl Scenario {
         self.firmware_only().uki("--stub").uki("forky").loader("default attack.conf\n")
     }
 
+    /// With firmware, and with systemd's boot stub, which adds what nobody signed.
+    pub fn systemd_stub(self) -> Self {
+        self.firmware_only().uki("--stub").uki("systemd")
+    }
+
     /// The initramfs lacks a file.
     pub fn without(mut self, path: &'static str) -> Self {
         self.without = Some(path);
