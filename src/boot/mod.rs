@@ -189,8 +189,10 @@ fn build(
         recorder.report.left_behind(left_behind);
     }
     let proven = recorder.stage(Stage::Prove, || prove(assembled, command_line, &files))?;
-    if let Err(error) = replace::link_volatile_root(mounted.as_fd(), &kernel) {
-        log::warn!("{}, ignoring", chain(&error));
+    for result in [replace::link_volatile_root(mounted.as_fd(), &kernel), replace::ask_for_labels(&proven)] {
+        if let Err(error) = result {
+            log::warn!("{}, ignoring", chain(&error));
+        }
     }
     let mounts = recorder.stage(Stage::Replace, || {
         // The kernel tells about attached mounts only: what was built on no workbench is asked about when it is in place.

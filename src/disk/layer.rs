@@ -64,6 +64,11 @@ fn copy_label(path: &str, like: &str) -> Result<(), Errno> {
     }
 }
 
+/// Whether a directory has a label.
+pub fn has_label(directory: impl AsFd) -> Result<bool, Errno> {
+    Ok(attribute(&lookup::proc_path(directory.as_fd()), LABEL, &mut [0; MAX_ATTRIBUTE])?.is_some())
+}
+
 /// Gives a file or a directory an owner and a mode, in this order: a new owner takes bits of the mode away.
 pub fn give_ownership(file: impl AsFd, ownership: Ownership) -> Result<(), Errno> {
     let path = lookup::proc_path(file.as_fd());

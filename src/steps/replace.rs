@@ -19,6 +19,10 @@ use crate::steps::prove::ProvenRoot;
 /// Where systemd looks for the block device below a root that is none (systemd-gpt-auto-generator(8)).
 const VOLATILE_ROOT: &str = "/run/systemd/volatile-root";
 
+/// Where systemd looks for what it is to label.
+const RELABEL: &str = "/run/systemd/relabel-extra.d";
+const RELABEL_FILE: &str = "/run/systemd/relabel-extra.d/sealroot.relabel";
+
 /// Detaches what is mounted at `path`, puts the new root there and clears the workbench away. What somebody else mounted below would
 /// go with that, and nobody would know.
 pub fn replace(root: &ProvenRoot, path: &Path, workbench: Workbench, kernel: &Kernel) -> Result<(), Refusal> {
@@ -51,6 +55,17 @@ fn place_kept(kept: BorrowedFd<'_>) -> Result<(), Errno> {
         Err(reason) => return Err(reason),
     }
     rustix::mount::move_mount(kept, "", CWD, path, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
+}
+
+/// Has systemd label what could not be labelled before there is a policy (`relabel_extra()` of its `src/shared/mount-setup.c`).
+pub fn ask_for_labels(root: &ProvenRoot) -> Result<(), Refusal> {
+    let places = root.root().to_label();
+    if places.is_empty() {
+        return Ok(());
+    }
+    let lines: String = places.iter().map(|place| format!("/{place}\n")).collect();
+    let written = std::fs::create_dir_all(RELABEL).and_then(|()| std::fs::write(RELABEL_FILE, lines));
+    written.map_err(|reason| Refusal::of(format!("'{RELABEL_FILE}'")).because(reason))
 }
 
 /// Why systemd will not find the physical root's block device. It can boot without.

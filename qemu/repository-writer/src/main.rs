@@ -6,6 +6,7 @@
 
 use std::{
     collections::BTreeSet,
+    ffi::OsStr,
     os::fd::OwnedFd,
     path::{Path, PathBuf},
     sync::Arc,
@@ -14,13 +15,16 @@ use std::{
 use anyhow::{Context, Result, bail};
 use composefs::{
     erofs::format::{FormatConfig, FormatVersion},
-    fs::read_container_root,
+    fs::{is_allowed_container_xattr, read_container_root, read_filesystem_filtered},
     fsverity::{Algorithm, FsVerityHashValue, Sha256HashValue, Sha512HashValue},
     generic_tree::OciTransformOptions,
     repository::{Repository, RepositoryConfig},
 };
 use rustix::fs::{CWD, Mode, OFlags, openat};
 
+/// A root with this has labels on its files.
+const POLICY: &str = "etc/selinux/config";
+const LABEL: &str = "security.selinux";
 const USAGE: &str = "usage: repository-writer sha256|sha512 ROOT REPOSITORY v1|v2...";
 
 fn main() -> Result<()> {
@@ -65,10 +69,15 @@ async fn write<ObjectID: FsVerityHashValue>(
 ) -> Result<()> {
     let repository = Arc::new(open_or_init::<ObjectID>(algorithm, repository, formats)?);
     let here: OwnedFd = openat(CWD, ".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
-    let tree =
-        read_container_root(here, PathBuf::from(root), Some(Arc::clone(&repository)), &OciTransformOptions::default())
-            .await
-            .with_context(|| format!("reading root {}", root.display()))?;
+    let (path, objects) = (PathBuf::from(root), Some(Arc::clone(&repository)));
+    let tree = if root.join(POLICY).exists() {
+        // The labels are the policy's. Those of a container would be the host's.
+        let kept = |name: &OsStr| is_allowed_container_xattr(name) || name == LABEL;
+        read_filesystem_filtered(here, path, objects, kept).await
+    } else {
+        read_container_root(here, path, objects, &OciTransformOptions::default()).await
+    };
+    let tree = tree.with_context(|| format!("reading root {}", root.display()))?;
     for &format in formats {
         let digest = tree.commit_image_version(&repository, format, None)?;
         println!("{} {}", format_name(format), digest.to_hex());

@@ -16,7 +16,7 @@ use rustix::mount::MountAttrFlags;
 use crate::ask::config::{MountFlag, StateMount, SysrootMount};
 use crate::ask::keep::KeepList;
 use crate::ask::policy::Settings;
-use crate::disk::layer::Ownership;
+use crate::disk::layer::{self, Ownership};
 use crate::disk::physical::{self, PhysicalRoot};
 use crate::kernel::lookup::{self, Links, LookupError};
 use crate::kernel::workbench::Workbench;
@@ -42,6 +42,7 @@ pub struct AssembledRoot {
     own_mounts: Vec<(&'static str, u64)>,
     kept: Option<OwnedFd>,
     left_behind: LeftBehind,
+    to_label: Vec<&'static str>,
 }
 
 impl AssembledRoot {
@@ -68,6 +69,11 @@ impl AssembledRoot {
     /// The upper layer in memory, with the directory that keeps what is listed of it (`etc.keep`).
     pub fn kept(&self) -> Option<BorrowedFd<'_>> {
         self.kept.as_ref().map(AsFd::as_fd)
+    }
+
+    /// What has to be labelled when SELinux has a policy: it is on a filesystem whose labels nobody can set before that.
+    pub fn to_label(&self) -> &[&'static str] {
+        &self.to_label
     }
 
     /// The source of the root's mount, as `findmnt` shows it.
@@ -108,6 +114,7 @@ struct Assembly<'a> {
     /// The upper layer of what `etc.keep` keeps.
     kept: Option<OwnedFd>,
     left_behind: LeftBehind,
+    to_label: Vec<&'static str>,
 }
 
 /// A part of the root that takes changes.
@@ -190,8 +197,9 @@ pub fn assemble(
             Refusal::of("physical root").expected("to be writable for the configured state").because(reason)
         })?;
     }
-    let left_behind = LeftBehind::default();
-    let mut assembly = Assembly { sealed: &sealed, physical, workbench, kernel, not_kept, kept: None, left_behind };
+    let (left_behind, to_label) = (LeftBehind::default(), Vec::new());
+    let mut assembly =
+        Assembly { sealed: &sealed, physical, workbench, kernel, not_kept, kept: None, left_behind, to_label };
     let mut source = sealed.origin().source();
     let transient = if *settings.transient_root.value() {
         source = format!("transient:composefs={}", sealed.origin().requested().digest().to_hex());
@@ -211,11 +219,19 @@ pub fn assemble(
     }
     attach_physical(physical, root, sysroot)?;
     let own_mounts = own_mounts(root, &mounts, physical, sysroot, kernel)?;
-    let kept = assembly.kept.take();
+    let Assembly { kept, left_behind, to_label, .. } = assembly;
     let origin = sealed.origin().clone();
-    let left_behind = assembly.left_behind;
     let (sealed, layers) = sealed.into_parts();
-    Ok(AssembledRoot { mount: transient.unwrap_or(sealed), layers, origin, source, own_mounts, kept, left_behind })
+    Ok(AssembledRoot {
+        mount: transient.unwrap_or(sealed),
+        layers,
+        origin,
+        source,
+        own_mounts,
+        kept,
+        left_behind,
+        to_label,
+    })
 }
 
 fn own_mounts(
@@ -260,6 +276,7 @@ impl Assembly<'_> {
                 if directory.place == Place::Etc {
                     expect_files(&clone, &name, directory.place)?;
                 }
+                self.label(&clone, &name, directory.place)?;
                 Ok(Some(clone))
             }
             StateMount::Transient => {
@@ -312,6 +329,7 @@ impl Assembly<'_> {
         let like = Ownership::of(&lower).map_err(|reason| no_mount_point(place.name(), reason))?;
         expect_layers(&state, &name, place)?;
         let kept = upper_layer(&state, &name, like, &lower)?;
+        self.label_later(place, &lower)?;
         let memory = tmpfs("0700", attributes).map_err(failed)?;
         self.workbench.hold(&memory, place.held_name())?;
         let upper = upper_layer(&memory, "tmpfs", like, &lower)?;
@@ -348,6 +366,7 @@ impl Assembly<'_> {
             self.sealed_directory(place)?
         };
         let like = Ownership::of(&lower).map_err(unreadable)?;
+        self.label_later(place, &lower)?;
         let state = tmpfs("0755", attributes).map_err(failed)?;
         self.workbench.hold(&state, place.held_name())?;
         let upper = upper_layer(&state, "tmpfs", like, &lower)?;
@@ -357,6 +376,22 @@ impl Assembly<'_> {
             self.workbench.hold(&mount, "transient")?;
         }
         Ok(mount)
+    }
+
+    /// Gives a directory that no program of the system has labelled the label of the sealed one.
+    fn label(&self, state: &OwnedFd, name: &str, place: Place) -> Result<(), Refusal> {
+        let sealed = self.sealed_directory(place)?;
+        let unlabelled = || Ok(layer::has_label(&sealed)? && !layer::has_label(state)?);
+        let given = unlabelled().and_then(|it| if it { layer::give_label(state, &sealed) } else { Ok(()) });
+        given.map_err(|reason| state_error(name, reason))
+    }
+
+    /// A tmpfs does not take a label before SELinux has its policy.
+    fn label_later(&mut self, place: Place, sealed: &OwnedFd) -> Result<(), Refusal> {
+        if layer::has_label(sealed).map_err(|reason| no_mount_point(place.name(), reason))? {
+            self.to_label.push(place.name());
+        }
+        Ok(())
     }
 
     fn sealed_directory(&self, place: Place) -> Result<OwnedFd, Refusal> {

@@ -116,6 +116,40 @@ pub fn keeps() -> Vec<Scenario> {
     ]
 }
 
+/// SELinux enforces Debian's policy: every directory that sealroot makes has the label of the sealed one. See `labels`, which asks there.
+pub fn selinux() -> Vec<Scenario> {
+    let folder = "cd /{state}/var/lib/sealroot-probe";
+    let asked = |name: &'static str| {
+        case(name)
+            .selinux()
+            .debugfs(&["mkdir /{state}/var/lib", "mkdir /{state}/var/lib/sealroot-probe"])
+            .write(
+                Content::File(builders::project().join("tests/machines/labels")),
+                &[folder, "write {file} ask", "set_inode_field ask mode 0100755"],
+            )
+            // As the policy has it. The state directory itself has no label: nothing has written to it.
+            .debugfs(&[
+                "ea_set /{state}/var/lib security.selinux system_u:object_r:var_lib_t:s0",
+                "ea_set /{state}/var/lib/sealroot-probe security.selinux system_u:object_r:var_lib_t:s0",
+                "ea_set /{state}/var/lib/sealroot-probe/ask security.selinux system_u:object_r:bin_t:s0",
+            ])
+            .limit(900)
+            .must_be("selinux", "Enforcing")
+            .must_be("init", "system_u:system_r:init_t:s0")
+            .must_be("label-/", "system_u:object_r:root_t:s0")
+            .must_be("label-/etc", "system_u:object_r:etc_t:s0")
+            .must_be("label-/etc/passwd", "system_u:object_r:etc_t:s0")
+            .must_be("label-/var", "system_u:object_r:var_t:s0")
+            // The policy denies things of Debian's own; none of what sealroot made is without a label.
+            .never_says("tcontext=system_u:object_r:unlabeled_t")
+    };
+    vec![
+        asked("selinux"),
+        asked("selinux_with_a_transient_etc").etc("mount = \"transient\""),
+        asked("selinux_with_an_etc_of_listed_files").etc("keep = [\"machine-id\"]"),
+    ]
+}
+
 /// Ordered and conditioned as bootc's, 1.16.
 const RIVAL: &str = "[Unit]\nDefaultDependencies=no\nConditionKernelCommandLine=composefs.digest\n\
                      ConditionPathExists=/etc/initrd-release\nRequires=sysroot.mount\nAfter=sysroot.mount\n\

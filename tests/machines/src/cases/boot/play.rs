@@ -33,7 +33,7 @@ impl Scenario {
     /// # Errors
     /// It did not come out as it must.
     pub fn shown(&self, part: &str, on: On) -> Result<(String, Console)> {
-        let world = World::get()?;
+        let world = World::of(self.debian)?;
         let log = builders::logs(part)?.join(format!("{}-{}.log", on.label(), self.name));
         let (console, disk) = self.boot(world, on, &log)?;
         let problems = expect::problems(self, world, on, &console, &disk)?;

@@ -8,7 +8,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
 use super::expect::{Answer, Expected, Must};
-use super::world::{Place, World};
+use super::world::{Debian, Place, World};
 use crate::console::Console;
 use crate::disk::Twin;
 use crate::firmware::Vendor;
@@ -99,6 +99,7 @@ pub struct Scenario {
     pub(super) native: Option<&'static str>,
     /// When the same boots with firmware; never where that says nothing about it.
     pub(super) firmware: Option<Tier>,
+    pub(super) debian: Debian,
     pub(super) algorithm: &'static str,
     /// A disk of `qemu/disk`.
     pub(super) filesystem: &'static str,
@@ -160,6 +161,7 @@ pub fn case(name: &'static str) -> Scenario {
         initramfs: Initramfs::Small,
         native: Some("newest"),
         firmware: Some(Tier::All),
+        debian: Debian::Plain,
         algorithm: "sha512",
         filesystem: "ext4",
         halved: false,
@@ -254,6 +256,12 @@ impl Scenario {
         self.native = None;
         self.initramfs = Initramfs::Dracut;
         self
+    }
+
+    /// SELinux enforces Debian's policy, in a system whose files have its labels.
+    pub fn selinux(mut self) -> Self {
+        self.debian = Debian::Selinux;
+        self.firmware_only().and_karg("security=selinux").and_karg("clearcpuid=erms,rep_good")
     }
 
     /// The repository of another algorithm.

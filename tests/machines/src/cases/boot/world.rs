@@ -13,9 +13,29 @@ use regex::Regex;
 use crate::builders;
 use crate::disk;
 
+/// Which Debian is sealed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Debian {
+    /// As it comes.
+    Plain,
+    /// With its SELinux policy, enforced.
+    Selinux,
+}
+
+impl Debian {
+    /// What the scripts call it.
+    fn option(self) -> &'static [&'static str] {
+        match self {
+            Self::Plain => &[],
+            Self::Selinux => &["--selinux"],
+        }
+    }
+}
+
 /// The sealed Debian and its repository.
 #[derive(Debug)]
 pub struct World {
+    debian: Debian,
     values: BTreeMap<String, String>,
     repository: PathBuf,
     /// The Debian root that was sealed.
@@ -26,20 +46,34 @@ pub struct World {
 pub const LUKS_KEY: &[u8] = b"a key that everyone knows";
 
 impl World {
-    /// The one there is, built when it is asked for.
+    /// The one that most boots share, built when it is asked for.
     ///
     /// # Errors
     /// It cannot be built.
     pub fn get() -> Result<&'static Self> {
-        static WORLD: OnceLock<Result<World, String>> = OnceLock::new();
-        let world = WORLD.get_or_init(|| Self::build().map_err(|error| format!("{error:#}")));
+        Self::of(Debian::Plain)
+    }
+
+    /// That of a Debian.
+    ///
+    /// # Errors
+    /// It cannot be built.
+    pub fn of(debian: Debian) -> Result<&'static Self> {
+        static PLAIN: OnceLock<Result<World, String>> = OnceLock::new();
+        static SELINUX: OnceLock<Result<World, String>> = OnceLock::new();
+        let world = match debian {
+            Debian::Plain => &PLAIN,
+            Debian::Selinux => &SELINUX,
+        };
+        let world = world.get_or_init(|| Self::build(debian).map_err(|error| format!("{error:#}")));
         world.as_ref().map_err(|error| anyhow!("{error}"))
     }
 
-    fn build() -> Result<Self> {
-        let repository = builders::built("repository", &[])?;
+    fn build(debian: Debian) -> Result<Self> {
+        let repository = builders::built("repository", debian.option())?;
         let values = builders::values(&repository.join("env"))?;
-        Ok(Self { values, repository, rootfs: builders::built("rootfs", &[])?.join("root") })
+        let rootfs = builders::built("rootfs", debian.option())?.join("root");
+        Ok(Self { debian, values, repository, rootfs })
     }
 
     /// A value by the name that the repository has for it: `SHA512_V1`.
@@ -133,7 +167,8 @@ impl World {
     /// # Errors
     /// It cannot be built.
     pub fn disk(&self, algorithm: &str, filesystem: &str) -> Result<PathBuf> {
-        builders::built("disk", &[algorithm, filesystem])
+        let kind = if self.debian == Debian::Selinux { "selinux" } else { filesystem };
+        builders::built("disk", &[algorithm, kind])
     }
 
     /// systemd-boot of the sealed Debian, signed with the key that the firmware knows.
