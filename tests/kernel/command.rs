@@ -229,6 +229,8 @@ fn status_of_a_sealed_root() {
         assert_eq!((code, &result["sealed"], &result["problems"]), (0, &true.into(), &json!([])), "{result}");
         assert_eq!(result["image"], format!("sha512:{}", lab.digest()));
         assert_eq!((&result["format"], &result["check"]), (&"v1".into(), &"image".into()));
+        // No firmware, no boot stub.
+        assert_eq!(result["stub"], Value::Null);
         assert_eq!((&result["not_kept"], &result["keeping"]), (&Value::Null, &Value::Null));
         let points: Vec<_> = result["not_sealed"].as_array().unwrap().iter().map(|mount| &mount["point"]).collect();
         assert_eq!(points, ["/etc", "/var", "/sysroot"]);

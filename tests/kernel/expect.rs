@@ -104,7 +104,9 @@ impl Lab {
     /// Nothing of the work in progress is left: no place, no mount, no descriptor, and of the loop devices only those
     /// of the sealed root.
     fn expect_nothing_left(&self, run: &Run, loop_devices: usize) {
-        let report = self.report();
+        // A test may have put something else in the report's place.
+        let is_report = fs::metadata(REPORT).is_ok_and(|found| found.is_file());
+        let report = if is_report { self.report() } else { Value::Null };
         let keeps = report["verdict"] == "sealed" && !report["policy"]["etc.keep"]["value"].is_null();
         let mut left: Vec<_> = fs::read_dir("/run/sealroot").unwrap().map(|entry| entry.unwrap().file_name()).collect();
         left.sort_unstable();

@@ -616,6 +616,30 @@ fn only_an_overlay_has_something_to_keep() {
     }
 }
 
+/// Where /usr takes changes, a link in the place of a listed file would have programs write there.
+#[test]
+fn links_into_a_root_that_takes_changes() {
+    lab::with("sha512", |lab| {
+        symlink("../usr/share/text", upper(lab, "localtime")).unwrap();
+        plant(lab, "machine-id", "id");
+        lab.config(&format!("[root]\ntransient = true\n{KEEP}"));
+        let run = lab.boot();
+        assert_eq!(run.status, Some(0), "{run:?}");
+        expect_not_kept(lab, &lab.report(), &[("localtime", "link")]);
+        expect_content(&etc("machine-id"), "id");
+        assert!(fs::symlink_metadata(etc("localtime")).is_err());
+    });
+}
+
+/// Who is not root cannot keep the one from starting that keeps.
+#[test]
+fn the_lock_is_roots_alone() {
+    lab::with("sha512", |lab| {
+        boot(lab, KEEP);
+        keeping(|| assert_eq!(fs::metadata("/run/sealroot/keep.lock").unwrap().mode() & 0o7777, 0o600));
+    });
+}
+
 /// A second attempt of the same boot starts anew, and what was not kept before a refusal is told too.
 #[test]
 fn what_was_not_kept_on_the_way() {

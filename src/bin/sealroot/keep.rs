@@ -1,9 +1,10 @@
 //! `sealroot keep`: as long as the system runs, what changes in the files of /etc that `etc.keep` lists is written to the disk.
 
 use std::fmt;
-use std::fs::{self, File};
-use std::io::Write as _;
+use std::fs::File;
+use std::io::{ErrorKind, Write as _};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
 use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout};
@@ -114,10 +115,10 @@ impl Kept {
     }
 }
 
-/// Held by the only one.
+/// Held by the only one. Nobody but root can open it, and so hold it in the place of the one that keeps.
 fn lock() -> Result<File, Refusal> {
     let failed = |reason: std::io::Error| Refusal::of(format!("'{LOCK}'")).because(reason);
-    let file = File::create(LOCK).map_err(failed)?;
+    let file = File::options().write(true).create(true).truncate(false).mode(0o600).open(LOCK).map_err(failed)?;
     rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).map_err(|reason| failed(reason.into()))?;
     Ok(file)
 }
@@ -183,7 +184,11 @@ fn watch_all(watch: &OwnedFd, keep: &KeepList) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// Whether a process keeps what changes.
-pub fn is_running() -> bool {
-    fs::File::open(LOCK).is_ok_and(|lock| rustix::fs::flock(&lock, FlockOperation::NonBlockingLockShared).is_err())
+/// Whether a process keeps what changes; `None` if only root can tell.
+pub fn is_running() -> Option<bool> {
+    match File::open(LOCK) {
+        Ok(lock) => Some(rustix::fs::flock(&lock, FlockOperation::NonBlockingLockShared).is_err()),
+        Err(error) if error.kind() == ErrorKind::PermissionDenied => None,
+        Err(_) => Some(false),
+    }
 }

@@ -36,12 +36,15 @@ pub struct Status {
     /// Whether the root can be changed, until the next boot.
     transient: bool,
     secure_boot: String,
+    /// The boot stub, by its own word, which whoever was root before may have forged.
+    stub: Option<String>,
     /// How much was checked before the pivot, by the configuration.
     check: Option<String>,
     bypasses: Vec<String>,
     /// What `etc.keep` did not keep, if there was anything.
     not_kept: Option<booted::NotKept>,
-    /// Whether sealroot-keep.service writes to the disk what changes in the files of `etc.keep`; `None` without that.
+    /// Whether sealroot-keep.service writes to the disk what changes in the files of `etc.keep`; `None` without that, and
+    /// for who is not root.
     keeping: Option<bool>,
     /// What an overlay with other options left, and cannot be read, if there was anything.
     left_behind: Option<booted::NotKept>,
@@ -104,10 +107,11 @@ pub fn run() -> Result<Status, Failure> {
         secure_boot: Firmware::open()
             .and_then(|firmware| firmware.secure_boot())
             .map_or_else(|error| chain(&error), |state| state.name().into()),
+        stub: told(&["stub"]),
         check: told(&["policy", "policy.check", "value"]),
         bypasses: report.as_ref().map(|report| report.texts("bypasses")).unwrap_or_default(),
         not_kept: report.as_ref().and_then(|report| report.entries_of_etc("not_kept")),
-        keeping: kernel::is_mount_point(Path::new(PLACE)).unwrap_or_default().then(keep::is_running),
+        keeping: kernel::is_mount_point(Path::new(PLACE)).unwrap_or_default().then(keep::is_running).flatten(),
         left_behind: report.as_ref().and_then(|report| report.entries_of_etc("left_behind")),
         not_sealed: beside(),
         deployments: deployments(image),
@@ -184,6 +188,9 @@ impl Finding for Status {
         }
         writeln!(text, "checked:     {}", self.check.clone().unwrap_or_else(none))?;
         writeln!(text, "secure boot: {}", self.secure_boot)?;
+        if let Some(stub) = &self.stub {
+            writeln!(text, "boot stub:   {stub}, by its own word")?;
+        }
         for bypass in &self.bypasses {
             writeln!(text, "open:        {}", paint.bad(printable(bypass.as_bytes())))?;
         }

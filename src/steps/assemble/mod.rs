@@ -22,7 +22,7 @@ use crate::kernel::lookup::{self, Links, LookupError};
 use crate::kernel::workbench::Workbench;
 use crate::kernel::{FsError, INERT, Kernel, attach, clone_tree, mounts, overlay, tmpfs};
 use crate::refusal::{Refusal, chain};
-use crate::steps::keep::{self, DISK, NotKept, TAKEN, UPPER};
+use crate::steps::keep::{self, DISK, NotKept, RootIs, TAKEN, UPPER};
 use crate::steps::mount::{DetachedRoot, RootOrigin, SealedLayers};
 use crate::sys::mount_attr;
 pub use left_behind::LeftBehind;
@@ -115,6 +115,7 @@ struct Assembly<'a> {
     kept: Option<OwnedFd>,
     left_behind: LeftBehind,
     to_label: Vec<&'static str>,
+    root: RootIs,
 }
 
 /// A part of the root that takes changes.
@@ -198,8 +199,9 @@ pub fn assemble(
         })?;
     }
     let (left_behind, to_label) = (LeftBehind::default(), Vec::new());
+    let root = if *settings.transient_root.value() { RootIs::Transient } else { RootIs::ReadOnly };
     let mut assembly =
-        Assembly { sealed: &sealed, physical, workbench, kernel, not_kept, kept: None, left_behind, to_label };
+        Assembly { sealed: &sealed, physical, workbench, kernel, not_kept, kept: None, left_behind, to_label, root };
     let mut source = sealed.origin().source();
     let transient = if *settings.transient_root.value() {
         source = format!("transient:composefs={}", sealed.origin().requested().digest().to_hex());
@@ -333,7 +335,8 @@ impl Assembly<'_> {
         let memory = tmpfs("0700", attributes).map_err(failed)?;
         self.workbench.hold(&memory, place.held_name())?;
         let upper = upper_layer(&memory, "tmpfs", like, &lower)?;
-        let layers = keep::Layers { kept: &kept, sealed: &lower, upper: &upper, name: &format!("{name}/{UPPER}") };
+        let name_of_kept = format!("{name}/{UPPER}");
+        let layers = keep::Layers { kept: &kept, sealed: &lower, upper: &upper, name: &name_of_kept, root: self.root };
         let taken = keep::take(keep, &layers, self.not_kept)?;
         let work = work_layer(&memory, "tmpfs", like)?;
         rustix::fs::mkdirat(&memory, DISK, Mode::RWXU).map_err(in_memory)?;

@@ -28,6 +28,16 @@ pub(super) struct Entry<'a> {
     pub(super) sealed: Option<Stat>,
     /// Its path below /etc.
     pub(super) path: &'a [u8],
+    /// Whether what a link leads to can be written to.
+    pub(super) root: RootIs,
+}
+
+/// Whether the root takes changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum RootIs {
+    ReadOnly,
+    /// Until the next boot.
+    Transient,
 }
 
 pub(super) fn kind(stat: &Stat) -> FileType {
@@ -40,10 +50,16 @@ pub(super) fn is_directory(stat: &Stat) -> bool {
 
 impl<'a> Entry<'a> {
     /// What is at `name` in a directory of the disk.
-    pub(super) fn open(directory: &OwnedFd, name: &CStr, sealed: Option<Stat>, path: &'a [u8]) -> Result<Self, Errno> {
+    pub(super) fn open(
+        directory: &OwnedFd,
+        name: &CStr,
+        sealed: Option<Stat>,
+        path: &'a [u8],
+        root: RootIs,
+    ) -> Result<Self, Errno> {
         let fd = lookup::entry(directory, name)?;
         let stat = rustix::fs::fstat(&fd)?;
-        Ok(Self { fd, stat, sealed, path })
+        Ok(Self { fd, stat, sealed, path, root })
     }
 
     /// Why it is not kept, whatever the list says.
@@ -58,7 +74,7 @@ impl<'a> Entry<'a> {
             // It is made as the sealed one.
             (FileType::Directory, Some(_)) => return Ok(None),
             (FileType::Directory | FileType::RegularFile, _) => USUAL_MODE,
-            (FileType::Symlink, _) if self.path != MOUNTED_OVER && self.leads_to_usr()? => 0o7777,
+            (FileType::Symlink, _) if self.may_be_a_link() && self.leads_to_usr()? => 0o7777,
             (FileType::Symlink, _) => return Ok(Some(Reason::Link)),
             // Devices, FIFOs, sockets, and whiteouts, which hide a sealed file.
             _ => return Ok(Some(Reason::Kind)),
@@ -73,6 +89,11 @@ impl<'a> Entry<'a> {
         } else {
             None
         })
+    }
+
+    /// Where /usr takes changes, whoever writes to a listed file would write to what a link of the attacker's names.
+    fn may_be_a_link(&self) -> bool {
+        self.path != MOUNTED_OVER && self.root == RootIs::ReadOnly
     }
 
     /// Whether the target of a link is in the sealed /usr, by the shortest way there: `/etc/localtime` is such a link.
@@ -113,7 +134,9 @@ mod tests {
             stat
         };
         let fd = file.as_file().try_clone().unwrap().into();
-        Entry { fd, stat: stat(found), sealed: sealed.map(stat), path: b"a" }.misconduct().unwrap()
+        Entry { fd, stat: stat(found), sealed: sealed.map(stat), path: b"a", root: RootIs::ReadOnly }
+            .misconduct()
+            .unwrap()
     }
 
     #[test]

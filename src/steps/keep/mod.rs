@@ -15,6 +15,7 @@ use std::fmt;
 use miniserde::Serialize;
 
 use crate::formats::names::names;
+pub(crate) use conduct::RootIs;
 pub(crate) use take::{Layers, new_file, take};
 
 /// Where the booted system finds the upper layer ([`UPPER`], read-only) and the directory that keeps it ([`DISK`]).

@@ -11,7 +11,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
-use super::conduct::{self, Entry};
+use super::conduct::{self, Entry, RootIs};
 use super::{MAX_DEPTH, MAX_ENTRIES, MAX_FILE, MAX_TOTAL, NotKept, Reason, path_of, shown};
 use crate::ask::keep::KeepList;
 use crate::disk::layer::{self, Ownership};
@@ -29,13 +29,15 @@ pub(crate) struct Layers<'a> {
     pub(crate) upper: &'a OwnedFd,
     /// The path of `kept` on the physical root, for messages.
     pub(crate) name: &'a str,
+    /// Whether the sealed root takes changes.
+    pub(crate) root: RootIs,
 }
 
 /// Copies what `keep` keeps into the new layer; what stays behind is added to `record`. Gives the content of [`super::TAKEN`].
 pub(crate) fn take(keep: &KeepList, layers: &Layers<'_>, record: &mut NotKept) -> Result<Vec<u8>, Refusal> {
     // A second attempt of the same boot tells the same again.
     *record = NotKept { folder: layers.name.into(), ..NotKept::default() };
-    let mut walk = Walk { keep, name: layers.name, seen: 0, total: 0, taken: Vec::new(), record };
+    let mut walk = Walk { keep, name: layers.name, root: layers.root, seen: 0, total: 0, taken: Vec::new(), record };
     walk.enter(&Folder { kept: layers.kept, sealed: Some(layers.sealed), path: Vec::new(), depth: 0 }, layers.upper)?;
     Ok(walk.taken)
 }
@@ -48,6 +50,7 @@ fn about(name: &str) -> Refusal {
 struct Walk<'a> {
     keep: &'a KeepList,
     name: &'a str,
+    root: RootIs,
     /// How many entries were looked at, and how many bytes were copied.
     seen: usize,
     total: u64,
@@ -96,7 +99,7 @@ impl Walk<'_> {
             let kernel = |reason: Errno| about(&name_of).because(LookupError::from(reason));
             let failed = |reason: LookupError| about(&name_of).because(reason);
             let sealed = folder.sealed_entry(&name).map_err(kernel)?;
-            let entry = Entry::open(folder.kept, &name, sealed, &path);
+            let entry = Entry::open(folder.kept, &name, sealed, &path, self.root);
             // What the disk does not give away is no reason not to boot.
             let judgement = entry.as_ref().ok().and_then(|entry| judge(entry, listed, below).ok());
             let (Ok(entry), Some(judgement)) = (&entry, judgement) else {

@@ -64,8 +64,8 @@ pub fn command() -> Vec<Scenario> {
         .on_esp(wrong_uki, "EFI/wrong.efi")
         .limit(900)
         .judged(same_number_of_objects)
-        .must_be_on("native", "cli-status", &status("unsupported", r#""writable-etc""#))
-        .must_be_on("firmware", "cli-status", &status("enforced", r#""writable-etc""#))
+        .must_be_on("native", "cli-status", &status("unsupported", "null"))
+        .must_be_on("firmware", "cli-status", &status("enforced", r#""sealroot-stub""#))
         .must_be_on(
             "firmware",
             "cli-uki",
@@ -82,9 +82,9 @@ pub fn command() -> Vec<Scenario> {
     vec![scenario]
 }
 
-fn status(secure_boot: &str, bypasses: &str) -> String {
+fn status(secure_boot: &str, stub: &str) -> String {
     let places = r#"["/etc","/var","/sysroot"]"#;
-    format!(r#"0 [true,"sha512:{{digest}}","v1","image","{secure_boot}",false,[],[{bypasses}],{places},1]"#)
+    format!(r#"0 [true,"sha512:{{digest}}","v1","image","{secure_boot}",{stub},false,[],["writable-etc"],{places},1]"#)
 }
 
 /// However the repository is damaged, it is the same image with as many objects.
