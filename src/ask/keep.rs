@@ -15,9 +15,8 @@ const MAX_PATTERN: usize = 255;
 const EVERYTHING: &str = "**";
 
 /// What in /etc is neither run nor names what to run: no program takes a path, a command or a library from it.
-pub const DATA: [&str; 15] = [
+pub const DATA: [&str; 14] = [
     ".updated",
-    "NetworkManager/system-connections/**",
     "adjtime",
     "chrony.keys",
     "cockpit/ws-certs.d/**",
@@ -260,9 +259,9 @@ mod tests {
             ("ssh/**", false),
             ("NetworkManager/**", false),
             ("NetworkManager/system-connections", false),
-            ("NetworkManager/system-connections/**", true),
-            ("NetworkManager/system-connections/*.nmconnection", true),
-            ("NetworkManager/system-connections/a/b", true),
+            ("NetworkManager/system-connections/**", false),
+            ("NetworkManager/system-connections/*.nmconnection", false),
+            ("NetworkManager/system-connections/a/b", false),
             ("NetworkManager/dispatcher.d/x", false),
             ("NetworkManager/*", false),
             ("ld.so.preload", false),

@@ -78,6 +78,8 @@ impl Root {
         let mut make = Command::new("make");
         make.args(["-s", "install"]).arg(format!("DESTDIR={}", self.path("/").display())).current_dir(project());
         make.arg(format!("BOOT_PROGRAM={}", program.display())).arg(format!("COMMAND={}", command.display()));
+        // An initramfs has no boot stub.
+        make.arg(format!("STUB={}", program.display()));
         let made = make.output().context("make")?;
         ensure!(made.status.success(), "make install: {}", String::from_utf8_lossy(&made.stderr));
         Ok(())
