@@ -12,10 +12,10 @@ use crate::kernel::lookup;
 /// The most permissive mode of a file, or of a directory that the sealed root lacks.
 const USUAL_MODE: u32 = 0o755;
 /// Where a link in /etc may lead: the sealed root has it.
-const LINK_TARGETS: &[u8] = b"usr/";
+const LINK_TARGETS: &[u8] = b"usr/share/";
 
-/// PID 1 mounts a file with an identifier over the target of such a link, where that holds none and cannot be written.
-const MOUNTED_OVER: &[u8] = b"machine-id";
+/// `/etc/localtime` is a link to a file of the time zones.
+const TIME_ZONE: &[u8] = b"localtime";
 
 /// A file with it takes its content from a file of a lower layer, where an overlay is mounted with the option metacopy.
 const METACOPY: &str = "trusted.overlay.metacopy";
@@ -91,12 +91,14 @@ impl<'a> Entry<'a> {
         })
     }
 
-    /// Where /usr takes changes, whoever writes to a listed file would write to what a link of the attacker's names.
+    /// A link of /usr may lead on to where code is, so that only the one is kept that is a link by its nature, and that programs
+    /// read and replace, but do not write through. Where /usr takes changes, none is: a write would change what the attacker's link
+    /// names.
     fn may_be_a_link(&self) -> bool {
-        self.path != MOUNTED_OVER && self.root == RootIs::ReadOnly
+        self.path == TIME_ZONE && self.root == RootIs::ReadOnly
     }
 
-    /// Whether the target of a link is in the sealed /usr, by the shortest way there: `/etc/localtime` is such a link.
+    /// Whether the target of a link is in the sealed /usr/share, by the shortest way there: `/etc/localtime` is such a link.
     fn leads_to_usr(&self) -> Result<bool, Errno> {
         let target = rustix::fs::readlinkat(&self.fd, "", Vec::new())?;
         let mut rest = target.as_bytes();
