@@ -25,9 +25,10 @@ use crate::kernel::privileges;
 use crate::kernel::workbench::{Need, Workbench};
 use crate::refusal::{Refusal, chain};
 use crate::steps::assemble::{self, AssembledRoot, assemble};
+use crate::steps::etc_entries::EtcEntries;
 use crate::steps::find::find;
 use crate::steps::gate;
-use crate::steps::keep::NotKept;
+use crate::steps::keep::NOT_KEPT;
 use crate::steps::look_inside::{self, ReadAhead};
 use crate::steps::measure::measure;
 use crate::steps::mount as sealed_root;
@@ -165,7 +166,7 @@ fn build(
         look_at_objects().at(Stage::Objects)?
     };
     report::create_directory().at(Stage::Mount)?;
-    let mut not_kept = NotKept::default();
+    let mut not_kept = EtcEntries::default();
     let mut attempt = construct(&checked, mounted.as_fd(), settings, &kernel, &mut not_kept, recorder);
     // Some kernels up to 6.18.5 count an EROFS that is mounted from a file as a level of stacking, and have none left
     // for the overlay over /etc then.
@@ -179,13 +180,13 @@ fn build(
     }
     recorder.report.kernel(kernel.forms());
     if !not_kept.is_empty() {
-        log::warn!("{not_kept}");
+        log::warn!("{}", not_kept.describe(NOT_KEPT));
         recorder.report.not_kept(not_kept);
     }
     let (mut assembled, workbench) = attempt?;
     let left_behind = assembled.take_left_behind();
     if !left_behind.is_empty() {
-        log::warn!("{left_behind}");
+        log::warn!("{}", left_behind.describe(assemble::LEFT_BEHIND));
         recorder.report.left_behind(left_behind);
     }
     let proven = recorder.stage(Stage::Prove, || prove(assembled, command_line, &files))?;
@@ -211,7 +212,7 @@ fn construct(
     mounted: BorrowedFd<'_>,
     settings: &Settings,
     kernel: &Kernel,
-    not_kept: &mut NotKept,
+    not_kept: &mut EtcEntries,
     recorder: &mut Recorder<'_>,
 ) -> Result<(AssembledRoot, Workbench), BootError> {
     let (physical, workbench, detached) = recorder.stage(Stage::Mount, || {

@@ -23,9 +23,9 @@ use crate::boot::stage::Stage;
 use crate::formats::composefs::FormatVersion;
 use crate::kernel::forms::Forms;
 use crate::refusal::Refusal;
-use crate::steps::assemble::LeftBehind;
+use crate::steps::etc_entries::EtcEntries;
 use crate::steps::gate::MountRecord;
-use crate::steps::keep::NotKept;
+
 use crate::verity::Verification;
 
 /// The directory of everything that sealroot leaves in the running system.
@@ -93,8 +93,8 @@ pub struct Report {
     policy: Option<Settings>,
     bypasses: Vec<Bypass>,
     kernel: Option<Forms>,
-    not_kept: Option<NotKept>,
-    left_behind: Option<LeftBehind>,
+    not_kept: Option<EtcEntries>,
+    left_behind: Option<EtcEntries>,
     checks: Vec<CheckRecord>,
     mounts: Vec<MountRecord>,
 }
@@ -223,12 +223,12 @@ impl Report {
     }
 
     /// Records what did not come to /etc.
-    pub fn not_kept(&mut self, not_kept: NotKept) {
+    pub fn not_kept(&mut self, not_kept: EtcEntries) {
         self.not_kept = Some(not_kept);
     }
 
     /// Records what of a persistent /etc cannot be read.
-    pub fn left_behind(&mut self, left: LeftBehind) {
+    pub fn left_behind(&mut self, left: EtcEntries) {
         self.left_behind = Some(left);
     }
 

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::os::fd::AsFd;
 
-use rustix::fs::{AtFlags, Gid, Mode, RenameFlags, Uid, XattrFlags};
+use rustix::fs::{AtFlags, Gid, Mode, RenameFlags, Timespec, Timestamps, Uid, XattrFlags};
 use rustix::io::Errno;
 
 use crate::kernel::lookup::{self, Links, LookupError};
@@ -67,6 +67,13 @@ fn copy_label(path: &str, like: &str) -> Result<(), Errno> {
 /// Whether a directory has a label.
 pub fn has_label(directory: impl AsFd) -> Result<bool, Errno> {
     Ok(attribute(&lookup::proc_path(directory.as_fd()), LABEL, &mut [0; MAX_ATTRIBUTE])?.is_some())
+}
+
+/// Gives a file the time of the last change of another's content: `.updated` says with it what it is newer than.
+pub fn give_time(file: impl AsFd, like: impl AsFd) -> Result<(), Errno> {
+    let found = rustix::fs::fstat(like)?;
+    let changed = Timespec { tv_sec: found.st_mtime, tv_nsec: found.st_mtime_nsec as _ };
+    rustix::fs::futimens(file, &Timestamps { last_access: changed, last_modification: changed })
 }
 
 /// Gives a file or a directory an owner and a mode, in this order: a new owner takes bits of the mode away.

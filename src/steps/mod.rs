@@ -3,6 +3,7 @@
 
 pub mod assemble;
 pub mod enable;
+pub mod etc_entries;
 pub mod find;
 pub mod gate;
 pub mod keep;

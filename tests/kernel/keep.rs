@@ -242,6 +242,8 @@ fn what_the_system_wrote_is_kept() {
             let inode = fs::metadata(upper(lab, "default/kept")).unwrap().ino();
             keeping(|| {
                 fs::write("/etc/hostname", "changed").unwrap();
+                let time = std::time::UNIX_EPOCH + std::time::Duration::from_secs(1_000_000_000);
+                fs::File::options().write(true).open("/etc/hostname").unwrap().set_modified(time).unwrap();
                 fs::write("/etc/default/settings", "changed").unwrap();
                 fs::DirBuilder::new().recursive(true).mode(0o700).create("/etc/nm/connections").unwrap();
                 fs::write("/etc/nm/connections/home", "secret").unwrap();
@@ -272,6 +274,9 @@ fn what_the_system_wrote_is_kept() {
                 expect_content(&etc(path), content);
             }
             assert_eq!(fs::metadata(etc("nm/connections")).unwrap().mode() & 0o7777, 0o700);
+            // What `.updated` is for.
+            let times = [etc("hostname"), upper(lab, "hostname")].map(|file| fs::metadata(file).unwrap().mtime());
+            assert_eq!(times, [1_000_000_000; 2]);
             assert_eq!(fs::metadata(etc("ssh/ssh_host_rsa_key")).unwrap().mode() & 0o7777, 0o600);
             assert_eq!(fs::read_link(etc("localtime")).unwrap(), Path::new("../usr/share/text"));
             for path in ["machine-id", "ssh/ssh_host_old_key", "nm/gone", "ld.so.preload", "ssh/sshd_config"] {

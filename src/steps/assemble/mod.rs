@@ -22,10 +22,11 @@ use crate::kernel::lookup::{self, Links, LookupError};
 use crate::kernel::workbench::Workbench;
 use crate::kernel::{FsError, INERT, Kernel, attach, clone_tree, mounts, overlay, tmpfs};
 use crate::refusal::{Refusal, chain};
-use crate::steps::keep::{self, DISK, NotKept, RootIs, TAKEN, UPPER};
+use crate::steps::etc_entries::EtcEntries;
+use crate::steps::keep::{self, DISK, RootIs, TAKEN, UPPER};
 use crate::steps::mount::{DetachedRoot, RootOrigin, SealedLayers};
 use crate::sys::mount_attr;
-pub use left_behind::LeftBehind;
+pub use left_behind::LEFT_BEHIND;
 pub(super) use state::{
     existing_layer, expect_files, expect_layers, expect_nothing_lost, may_become, no_files, state_directory,
     state_error,
@@ -41,13 +42,13 @@ pub struct AssembledRoot {
     source: String,
     own_mounts: Vec<(&'static str, u64)>,
     kept: Option<OwnedFd>,
-    left_behind: LeftBehind,
+    left_behind: EtcEntries,
     to_label: Vec<&'static str>,
 }
 
 impl AssembledRoot {
     /// What of /etc cannot be read, the first time that this is asked.
-    pub fn take_left_behind(&mut self) -> LeftBehind {
+    pub fn take_left_behind(&mut self) -> EtcEntries {
         mem::take(&mut self.left_behind)
     }
 
@@ -110,10 +111,10 @@ struct Assembly<'a> {
     physical: &'a PhysicalRoot<'a>,
     workbench: &'a Workbench,
     kernel: &'a Kernel,
-    not_kept: &'a mut NotKept,
+    not_kept: &'a mut EtcEntries,
     /// The upper layer of what `etc.keep` keeps.
     kept: Option<OwnedFd>,
-    left_behind: LeftBehind,
+    left_behind: EtcEntries,
     to_label: Vec<&'static str>,
     root: RootIs,
 }
@@ -175,7 +176,7 @@ pub fn assemble(
     settings: &Settings,
     workbench: &Workbench,
     kernel: &Kernel,
-    not_kept: &mut NotKept,
+    not_kept: &mut EtcEntries,
 ) -> Result<AssembledRoot, Refusal> {
     let sysroot = *settings.sysroot.value();
     let directories = [
@@ -198,7 +199,7 @@ pub fn assemble(
             Refusal::of("physical root").expected("to be writable for the configured state").because(reason)
         })?;
     }
-    let (left_behind, to_label) = (LeftBehind::default(), Vec::new());
+    let (left_behind, to_label) = (EtcEntries::default(), Vec::new());
     let root = if *settings.transient_root.value() { RootIs::Transient } else { RootIs::ReadOnly };
     let mut assembly =
         Assembly { sealed: &sealed, physical, workbench, kernel, not_kept, kept: None, left_behind, to_label, root };

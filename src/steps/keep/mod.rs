@@ -10,9 +10,6 @@ pub mod save;
 mod take;
 
 use std::ffi::CStr;
-use std::fmt;
-
-use miniserde::Serialize;
 
 use crate::formats::names::names;
 pub(crate) use conduct::RootIs;
@@ -20,6 +17,9 @@ pub(crate) use take::{Layers, new_file, take};
 
 /// Where the booted system finds the upper layer ([`UPPER`], read-only) and the directory that keeps it ([`DISK`]).
 pub const PLACE: &str = "/run/sealroot/etc";
+/// What entries are that did not come to /etc, for the line in the log.
+pub const NOT_KEPT: &str = "etc.keep does not keep, left";
+
 /// The upper layer: in memory below [`PLACE`], and what is kept of it in a deployment's state.
 pub const UPPER: &str = "upper";
 /// A deployment's state directory of /etc, below [`PLACE`].
@@ -34,12 +34,6 @@ const MAX_DEPTH: usize = 32;
 /// The longest file that is kept, and how much all may come to, in bytes. They are copied at each boot, and stay in memory.
 const MAX_FILE: u64 = 4 << 20;
 const MAX_TOTAL: u64 = 32 << 20;
-/// How many entries the report names, and how many the line in the log.
-const NAMED: usize = 64;
-const NAMED_IN_LOG: usize = 3;
-/// So many bytes of a path are shown.
-const SHOWN: usize = 120;
-
 /// Why an entry is not kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reason {
@@ -72,66 +66,7 @@ names!(Reason:
     Unreadable = "unreadable"
 );
 
-/// What of a deployment's state did not come to /etc. `Default` is nothing.
-#[derive(Debug, Default, Serialize)]
-pub struct NotKept {
-    /// How many entries, each with all that is below.
-    count: usize,
-    /// Where they are, on the physical root.
-    folder: String,
-    /// The first of them.
-    entries: Vec<Named>,
-}
-
-/// An entry that was not kept: its path below /etc, escaped.
-#[derive(Debug, Serialize)]
-struct Named {
-    path: String,
-    reason: Reason,
-}
-
-impl NotKept {
-    fn add(&mut self, path: &[u8], reason: Reason) {
-        self.count += 1;
-        if self.entries.len() < NAMED {
-            self.entries.push(Named { path: shown(path), reason });
-        }
-    }
-
-    /// Whether there is nothing to tell.
-    pub fn is_empty(&self) -> bool {
-        self.count == 0
-    }
-}
-
-/// A path on the disk, for messages: what is not printable escaped, and not too long.
-fn shown(path: &[u8]) -> String {
-    let mut text =
-        path.iter().take(SHOWN).copied().flat_map(std::ascii::escape_default).map(char::from).collect::<String>();
-    if path.len() > SHOWN {
-        text.push_str("...");
-    }
-    text
-}
-
 /// The path of an entry of a directory, both below /etc.
 fn path_of(directory: &[u8], name: &[u8]) -> Vec<u8> {
     if directory.is_empty() { name.into() } else { [directory, name].join(&b'/') }
-}
-
-/// For the line in the log.
-impl fmt::Display for NotKept {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { count, folder, entries } = self;
-        let what = if *count == 1 { "1 entry" } else { &format!("{count} entries") };
-        write!(f, "etc: {what} that etc.keep does not keep, left in '{folder}':")?;
-        for (index, Named { path, reason }) in entries.iter().take(NAMED_IN_LOG).enumerate() {
-            write!(f, "{} '{path}' ({})", if index == 0 { "" } else { "," }, reason.name())?;
-        }
-        let more = count.saturating_sub(NAMED_IN_LOG);
-        if more > 0 {
-            write!(f, " and {more} more")?;
-        }
-        Ok(())
-    }
 }

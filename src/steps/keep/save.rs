@@ -11,11 +11,12 @@ use std::os::fd::{AsFd, OwnedFd};
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
-use super::{DISK, MAX_DEPTH, MAX_ENTRIES, MAX_FILE, PLACE, TAKEN, UPPER, new_file, path_of, shown};
+use super::{DISK, MAX_DEPTH, MAX_ENTRIES, MAX_FILE, PLACE, TAKEN, UPPER, new_file, path_of};
 use crate::ask::keep::KeepList;
 use crate::disk::layer::{self, Ownership};
 use crate::kernel::lookup::{self, Links, LookupError};
 use crate::refusal::Refusal;
+use crate::steps::etc_entries::shown;
 
 /// What is written, before it has its name.
 const NEW: &CStr = c"new";
@@ -247,6 +248,7 @@ impl Saver {
             let file = new_file(&self.state, NEW, &content)?;
             layer::give_label(&file, &location)?;
             layer::give_ownership(&file, ownership)?;
+            layer::give_time(&file, &location)?;
             rustix::fs::fsync(&file)?;
             rustix::fs::renameat(&self.state, NEW, kept, name)
         };

@@ -12,11 +12,12 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
 use super::conduct::{self, Entry, RootIs};
-use super::{MAX_DEPTH, MAX_ENTRIES, MAX_FILE, MAX_TOTAL, NotKept, Reason, path_of, shown};
+use super::{MAX_DEPTH, MAX_ENTRIES, MAX_FILE, MAX_TOTAL, Reason, path_of};
 use crate::ask::keep::KeepList;
 use crate::disk::layer::{self, Ownership};
 use crate::kernel::lookup::{self, Links, LookupError};
 use crate::refusal::Refusal;
+use crate::steps::etc_entries::{EtcEntries, shown};
 
 /// The directories that it is about.
 #[derive(Debug)]
@@ -34,9 +35,9 @@ pub(crate) struct Layers<'a> {
 }
 
 /// Copies what `keep` keeps into the new layer; what stays behind is added to `record`. Gives the content of [`super::TAKEN`].
-pub(crate) fn take(keep: &KeepList, layers: &Layers<'_>, record: &mut NotKept) -> Result<Vec<u8>, Refusal> {
+pub(crate) fn take(keep: &KeepList, layers: &Layers<'_>, record: &mut EtcEntries) -> Result<Vec<u8>, Refusal> {
     // A second attempt of the same boot tells the same again.
-    *record = NotKept { folder: layers.name.into(), ..NotKept::default() };
+    *record = EtcEntries::of(layers.name.into());
     let mut walk = Walk { keep, name: layers.name, root: layers.root, seen: 0, total: 0, taken: Vec::new(), record };
     walk.enter(&Folder { kept: layers.kept, sealed: Some(layers.sealed), path: Vec::new(), depth: 0 }, layers.upper)?;
     Ok(walk.taken)
@@ -55,7 +56,7 @@ struct Walk<'a> {
     seen: usize,
     total: u64,
     taken: Vec<u8>,
-    record: &'a mut NotKept,
+    record: &'a mut EtcEntries,
 }
 
 /// A directory on the disk, with what the sealed root has there.
@@ -85,14 +86,14 @@ impl Walk<'_> {
         }
         let Some(names) = self.names(folder)? else {
             let path = if folder.path.is_empty() { b"." } else { &*folder.path };
-            self.record.add(path, Reason::Unreadable);
+            self.record.add(path, Reason::Unreadable.name());
             return Ok(());
         };
         for name in names {
             let path = path_of(&folder.path, name.to_bytes());
             let (listed, below) = (self.keep.matches(&path), self.keep.may_match_below(&path));
             if !listed && !below {
-                self.record.add(&path, Reason::NotListed);
+                self.record.add(&path, Reason::NotListed.name());
                 continue;
             }
             let name_of = format!("{}/{}", self.name, shown(&path));
@@ -103,11 +104,11 @@ impl Walk<'_> {
             // What the disk does not give away is no reason not to boot.
             let judgement = entry.as_ref().ok().and_then(|entry| judge(entry, listed, below).ok());
             let (Ok(entry), Some(judgement)) = (&entry, judgement) else {
-                self.record.add(&path, Reason::Unreadable);
+                self.record.add(&path, Reason::Unreadable.name());
                 continue;
             };
             match judgement {
-                Judgement::NotKept(reason) => self.record.add(&path, reason),
+                Judgement::NotKept(reason) => self.record.add(&path, reason.name()),
                 Judgement::Link(to) => {
                     rustix::fs::symlinkat(&to, target, &name).map_err(kernel)?;
                     self.took(&path, b"\0");
@@ -125,7 +126,7 @@ impl Walk<'_> {
                         make_file(target, &name, entry, &content).map_err(failed)?;
                         self.took(&path, b"\0");
                     }
-                    Err(reason) => self.record.add(&path, reason),
+                    Err(reason) => self.record.add(&path, reason.name()),
                 },
             }
         }
@@ -205,6 +206,7 @@ fn read(file: File, room: u64) -> Result<Vec<u8>, Reason> {
 
 fn make_file(target: &OwnedFd, name: &CStr, entry: &Entry<'_>, content: &[u8]) -> Result<(), LookupError> {
     let file = new_file(target, name, content)?;
+    layer::give_time(&file, &entry.fd)?;
     let Stat { st_uid, st_gid, st_mode, .. } = entry.stat;
     Ok(give(&file, Ownership { user: st_uid, group: st_gid, mode: st_mode & 0o7777 }, &entry.fd)?)
 }
