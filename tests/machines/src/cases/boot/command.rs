@@ -26,7 +26,8 @@ fn answers() -> Vec<(&'static str, String)> {
         ("inspect", r#"0 ["v1","kernel","file","0644"]"#.into()),
         ("list", r#"0 ["/",true]"#.into()),
         ("digest", format!("0 [\"yes\",\"{{measured_hex:{FILE}}}\"]")),
-        ("probe", r#"0 ["yes",[true,true]]"#.into()),
+        // fs-verity, overlayfs with verity=, and its layers on this filesystem.
+        ("probe", r#"0 ["yes",[true,true,true]]"#.into()),
         ("enable", r#"0 ["yes",0,[]]"#.into()),
         ("good-others", status(0)),
         ("verify", good.clone()),
