@@ -3,7 +3,7 @@
 use std::fmt;
 use std::os::fd::AsFd;
 
-use rustix::fs::{AtFlags, Gid, Mode, RenameFlags, Timespec, Timestamps, Uid, XattrFlags};
+use rustix::fs::{AtFlags, Gid, Mode, RenameFlags, Stat, Timespec, Timestamps, Uid, XattrFlags};
 use rustix::io::Errno;
 
 use crate::kernel::lookup::{self, Links, LookupError};
@@ -64,6 +64,16 @@ fn copy_label(path: &str, like: &str) -> Result<(), Errno> {
     }
 }
 
+/// The label of a file or a directory, if it has one.
+pub fn label_of(file: impl AsFd) -> Result<Option<Vec<u8>>, Errno> {
+    Ok(attribute(&lookup::proc_path(file.as_fd()), LABEL, &mut [0; MAX_ATTRIBUTE])?.map(<[u8]>::to_vec))
+}
+
+/// Gives a file or a directory a label, if there is one to give.
+pub fn set_label(file: impl AsFd, label: Option<&[u8]>) -> Result<(), Errno> {
+    label.map_or(Ok(()), |label| set_attribute(&lookup::proc_path(file.as_fd()), LABEL, Some(label)))
+}
+
 /// Whether a directory has a label.
 pub fn has_label(directory: impl AsFd) -> Result<bool, Errno> {
     Ok(attribute(&lookup::proc_path(directory.as_fd()), LABEL, &mut [0; MAX_ATTRIBUTE])?.is_some())
@@ -71,8 +81,16 @@ pub fn has_label(directory: impl AsFd) -> Result<bool, Errno> {
 
 /// Gives a file the time of the last change of another's content: `.updated` says with it what it is newer than.
 pub fn give_time(file: impl AsFd, like: impl AsFd) -> Result<(), Errno> {
-    let found = rustix::fs::fstat(like)?;
-    let changed = Timespec { tv_sec: found.st_mtime, tv_nsec: found.st_mtime_nsec as _ };
+    set_time(file, time_of(&rustix::fs::fstat(like)?))
+}
+
+/// When the content changed for the last time. A crafted filesystem can say what is no time.
+pub fn time_of(stat: &Stat) -> Timespec {
+    Timespec { tv_sec: stat.st_mtime, tv_nsec: stat.st_mtime_nsec as _ }
+}
+
+/// Gives a file that time.
+pub fn set_time(file: impl AsFd, changed: Timespec) -> Result<(), Errno> {
     rustix::fs::futimens(file, &Timestamps { last_access: changed, last_modification: changed })
 }
 

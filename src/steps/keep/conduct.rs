@@ -73,6 +73,8 @@ impl<'a> Entry<'a> {
         let allowed = match (kind(stat), sealed) {
             // It is made as the sealed one.
             (FileType::Directory, Some(_)) => return Ok(None),
+            // As a file it is read by PID 1 and all others, and takes them long if somebody made it so.
+            (FileType::RegularFile, _) if self.path == TIME_ZONE => return Ok(Some(Reason::Kind)),
             (FileType::Directory | FileType::RegularFile, _) => USUAL_MODE,
             (FileType::Symlink, _) if self.may_be_a_link() && self.leads_to_usr()? => 0o7777,
             (FileType::Symlink, _) => return Ok(Some(Reason::Link)),

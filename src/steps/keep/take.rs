@@ -8,7 +8,7 @@ use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat, Timespec};
 use rustix::io::Errno;
 
 use super::conduct::{self, Entry, RootIs};
@@ -52,7 +52,7 @@ struct Walk<'a> {
     keep: &'a KeepList,
     name: &'a str,
     root: RootIs,
-    /// How many entries were looked at, and how many bytes were copied.
+    /// How many entries were looked at, and how many bytes of memory and of reading they came to.
     seen: usize,
     total: u64,
     taken: Vec<u8>,
@@ -70,11 +70,20 @@ struct Folder<'a> {
 
 /// What becomes of an entry.
 enum Judgement {
-    File(File),
+    File(Copied),
     /// With its target.
     Link(CString),
-    Directory,
+    /// With the label that it has on the disk.
+    Directory(Option<Vec<u8>>),
     NotKept(Reason),
+}
+
+/// What a file is made of. All of it is read before anything is made: what the disk does not give away, or what is nothing that a
+/// file can have, costs this entry, and not the boot.
+struct Copied {
+    content: Vec<u8>,
+    label: Option<Vec<u8>>,
+    changed: Timespec,
 }
 
 impl Walk<'_> {
@@ -102,7 +111,7 @@ impl Walk<'_> {
             let sealed = folder.sealed_entry(&name).map_err(kernel)?;
             let entry = Entry::open(folder.kept, &name, sealed, &path, self.root);
             // What the disk does not give away is no reason not to boot.
-            let judgement = entry.as_ref().ok().and_then(|entry| judge(entry, listed, below).ok());
+            let judgement = entry.as_ref().ok().and_then(|entry| self.judge(entry, listed, below).ok());
             let (Ok(entry), Some(judgement)) = (&entry, judgement) else {
                 self.record.add(&path, Reason::Unreadable.name());
                 continue;
@@ -113,24 +122,59 @@ impl Walk<'_> {
                     rustix::fs::symlinkat(&to, target, &name).map_err(kernel)?;
                     self.took(&path, b"\0");
                 }
-                Judgement::Directory => {
+                Judgement::Directory(label) => {
                     let sealed = folder.sealed_directory(&name, entry).map_err(failed)?;
-                    let new = make_directory(target, &name, entry, sealed.as_ref()).map_err(failed)?;
+                    let new =
+                        make_directory(target, &name, entry, label.as_deref(), sealed.as_ref()).map_err(failed)?;
                     self.took(&path, b"/\0");
                     let (kept, depth) = (&entry.fd, folder.depth + 1);
                     self.enter(&Folder { kept, sealed: sealed.as_ref(), path: path.clone(), depth }, &new)?;
                 }
-                Judgement::File(file) => match read(file, MAX_TOTAL - self.total) {
-                    Ok(content) => {
-                        self.total += content.len() as u64;
-                        make_file(target, &name, entry, &content).map_err(failed)?;
-                        self.took(&path, b"\0");
-                    }
-                    Err(reason) => self.record.add(&path, reason.name()),
-                },
+                Judgement::File(copied) => {
+                    make_file(target, &name, entry, &copied).map_err(failed)?;
+                    self.took(&path, b"\0");
+                }
             }
         }
         Ok(())
+    }
+
+    fn judge(&mut self, entry: &Entry<'_>, listed: bool, below: bool) -> Result<Judgement, LookupError> {
+        let kind = conduct::kind(&entry.stat);
+        if !(if kind == FileType::Directory { below } else { listed }) {
+            return Ok(Judgement::NotKept(Reason::NotListed));
+        }
+        if let Some(reason) = entry.misconduct()? {
+            return Ok(Judgement::NotKept(reason));
+        }
+        let size = if kind == FileType::RegularFile { entry.stat.st_size.cast_unsigned() } else { 0 };
+        if !self.has_room(size, entry.path) {
+            return Ok(Judgement::NotKept(Reason::Size));
+        }
+        Ok(match kind {
+            FileType::Directory => Judgement::Directory(layer::label_of(&entry.fd)?),
+            FileType::Symlink => Judgement::Link(rustix::fs::readlinkat(&entry.fd, c"", Vec::new())?),
+            _ => {
+                let changed = layer::time_of(&entry.stat);
+                if !(0..1_000_000_000).contains(&changed.tv_nsec) {
+                    return Err(Errno::INVAL.into());
+                }
+                let content = read(lookup::reopen(entry.fd.as_fd())?, size)?;
+                Judgement::File(Copied { content, label: layer::label_of(&entry.fd)?, changed })
+            }
+        })
+    }
+
+    /// Whether there is room for an entry: whole pages of a file that is not too large, one for whatever it is, and its path. What has
+    /// its place and cannot be read afterwards keeps it.
+    fn has_room(&mut self, size: u64, path: &[u8]) -> bool {
+        const PAGE: u64 = 4096;
+        let needed = size.next_multiple_of(PAGE).saturating_add(PAGE + path.len() as u64);
+        let room = size <= MAX_FILE && needed <= MAX_TOTAL - self.total;
+        if room {
+            self.total += needed;
+        }
+        room
     }
 
     fn took(&mut self, path: &[u8], end: &[u8]) {
@@ -181,34 +225,18 @@ impl Folder<'_> {
     }
 }
 
-fn judge(entry: &Entry<'_>, listed: bool, below: bool) -> Result<Judgement, LookupError> {
-    let is_directory = conduct::is_directory(&entry.stat);
-    if !(if is_directory { below } else { listed }) {
-        return Ok(Judgement::NotKept(Reason::NotListed));
-    }
-    if let Some(reason) = entry.misconduct()? {
-        return Ok(Judgement::NotKept(reason));
-    }
-    Ok(match conduct::kind(&entry.stat) {
-        FileType::Directory => Judgement::Directory,
-        FileType::Symlink => Judgement::Link(rustix::fs::readlinkat(&entry.fd, c"", Vec::new())?),
-        _ => Judgement::File(lookup::reopen(entry.fd.as_fd())?),
-    })
-}
-
-/// A file to its end, if there is room for it.
-fn read(file: File, room: u64) -> Result<Vec<u8>, Reason> {
-    let limit = MAX_FILE.min(room);
+/// A file to its end, which comes where its size says.
+fn read(file: File, size: u64) -> Result<Vec<u8>, Errno> {
     let mut content = Vec::new();
-    file.take(limit + 1).read_to_end(&mut content).map_err(|_| Reason::Unreadable)?;
-    if content.len() as u64 > limit { Err(Reason::Size) } else { Ok(content) }
+    let read = file.take(size + 1).read_to_end(&mut content);
+    read.map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
+    if content.len() as u64 > size { Err(Errno::FBIG) } else { Ok(content) }
 }
 
-fn make_file(target: &OwnedFd, name: &CStr, entry: &Entry<'_>, content: &[u8]) -> Result<(), LookupError> {
-    let file = new_file(target, name, content)?;
-    layer::give_time(&file, &entry.fd)?;
-    let Stat { st_uid, st_gid, st_mode, .. } = entry.stat;
-    Ok(give(&file, Ownership { user: st_uid, group: st_gid, mode: st_mode & 0o7777 }, &entry.fd)?)
+fn make_file(target: &OwnedFd, name: &CStr, entry: &Entry<'_>, copied: &Copied) -> Result<(), LookupError> {
+    let file = new_file(target, name, &copied.content)?;
+    layer::set_time(&file, copied.changed)?;
+    Ok(give(&file, &entry.stat, copied.label.as_deref())?)
 }
 
 /// A file that was not there, for its owner alone.
@@ -224,6 +252,7 @@ fn make_directory(
     target: &OwnedFd,
     name: &CStr,
     entry: &Entry<'_>,
+    label: Option<&[u8]>,
     sealed: Option<&OwnedFd>,
 ) -> Result<OwnedFd, LookupError> {
     rustix::fs::mkdirat(target, name, Mode::RWXU)?;
@@ -233,13 +262,17 @@ fn make_directory(
             layer::give_attributes(&new, sealed)?;
             layer::give_ownership(&new, Ownership::of(sealed)?)?;
         }
-        None => give(&new, Ownership::of(&entry.fd)?, &entry.fd)?,
+        None => give(&new, &entry.stat, label)?,
     }
     Ok(new)
 }
 
-/// Gives what was made its owner, its mode, and the label of what it was made from.
-fn give(new: impl AsFd, ownership: Ownership, from: &OwnedFd) -> Result<(), Errno> {
-    layer::give_label(&new, from)?;
-    layer::give_ownership(new, ownership)
+/// Gives what was made the owner and the mode that were judged, and a label.
+fn give(new: impl AsFd + Copy, stat: &Stat, label: Option<&[u8]>) -> Result<(), Errno> {
+    match layer::set_label(new, label) {
+        // A filesystem in memory that takes none, or a policy that knows no such label: the file has that of a new one.
+        Err(Errno::OPNOTSUPP | Errno::INVAL) => {}
+        given => given?,
+    }
+    layer::give_ownership(new, Ownership { user: stat.st_uid, group: stat.st_gid, mode: stat.st_mode & 0o7777 })
 }
