@@ -181,6 +181,22 @@ mod tests {
         }
     }
 
+    /// Two readers of the same file could take another one of the two each.
+    #[test]
+    fn a_name_ends_at_its_zero() {
+        for name in [".linux", ".osrel", ".uname", ".sbat", ".text"] {
+            let mut twin = [b'x'; 8];
+            twin[..=name.len()].copy_from_slice(&[name.as_bytes(), b"\0"].concat());
+            let sample = uki().section(".uname", b"6.12").section(".sbat", b"x").section(".twin", b"y");
+            for (mut image, layout) in [(sample.build(), Layout::File), (sample.load(), Layout::Memory)] {
+                let at = image.windows(8).position(|name| name == b".twin\0\0\0").unwrap();
+                image[at..at + 8].copy_from_slice(&twin);
+                let problem = Payload::read(&image, layout).map(|_| ()).unwrap_err().to_string();
+                assert_eq!(problem, format!("section '{name}': expected one, found more"));
+            }
+        }
+    }
+
     #[test]
     fn sections_are_inside_the_image() {
         let outside = "section '.osrel': expected content inside the image";

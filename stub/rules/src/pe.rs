@@ -56,9 +56,17 @@ impl fmt::Display for Machine {
     }
 }
 
-/// A section's name, without the zeros behind it.
-#[derive(Clone, Copy, PartialEq, Eq)]
+/// A section's name: what comes before the first zero. What is behind that makes no other name of it.
+#[derive(Clone, Copy)]
 pub struct Name([u8; 8]);
+
+impl PartialEq for Name {
+    fn eq(&self, other: &Self) -> bool {
+        self.as_bytes() == other.as_bytes()
+    }
+}
+
+impl Eq for Name {}
 
 impl Name {
     /// Its bytes, eight at most.
