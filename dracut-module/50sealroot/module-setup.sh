@@ -105,6 +105,7 @@ install() {
   _sealroot_file "$systemdsystemunitdir/initrd-switch-root.service.d/50-sealroot.conf"
   _sealroot_file "$systemdsystemunitdir/sysroot.mount.d/50-sealroot.conf"
   _sealroot_file "$systemdsystemunitdir/systemd-fsck-root.service.d/50-sealroot.conf"
+  _sealroot_file "$systemdsystemunitdir/systemd-growfs@sysroot.service.d/50-sealroot.conf"
   # Parts of systemd that ours hang on; systemd-initrd takes them along only if it finds them.
   for file in initrd-root-fs.target initrd.target initrd-switch-root.service; do
     [[ -f $initdir$systemdsystemunitdir/$file ]] || _sealroot_fail "'$systemdsystemunitdir/$file' is missing"

@@ -19,7 +19,7 @@ const CONFIG: &str = "/usr/lib/sealroot/sealroot.toml";
 const COMPOSEFS_CONFIG: &str = "/usr/lib/composefs/setup-root-conf.toml";
 const UNITS: &str = "/usr/lib/systemd/system";
 /// What an initramfs must not lack.
-const FILES: [&str; 7] = [
+const FILES: [&str; 8] = [
     PROGRAM,
     "/usr/lib/systemd/system/sealroot.service",
     "/usr/lib/systemd/system/sealroot-guard.service",
@@ -27,6 +27,7 @@ const FILES: [&str; 7] = [
     "/usr/lib/systemd/system/initrd-switch-root.service.d/50-sealroot.conf",
     "/usr/lib/systemd/system/sysroot.mount.d/50-sealroot.conf",
     "/usr/lib/systemd/system/systemd-fsck-root.service.d/50-sealroot.conf",
+    "/usr/lib/systemd/system/systemd-growfs@sysroot.service.d/50-sealroot.conf",
 ];
 
 /// A release of Debian.
