@@ -266,7 +266,7 @@ sealed_kargs=(
   systemd.import_credentials=no systemd.imds=no fstab=no rd.fstab=no rd.shell=0 rd.emergency=halt noresume
   systemd.mask=systemd-sysext.service systemd.mask=systemd-confext.service
   systemd.gpt_auto=no systemd.factory_reset=no rootflags=errors=remount-ro
-  systemd.condition_first_boot=no systemd.firstboot=no
+  systemd.condition_first_boot=no systemd.firstboot=no systemd.mask=dracut-shutdown.service
 )
 
 # build_stub FOLDER SUITE

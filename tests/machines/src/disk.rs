@@ -29,6 +29,17 @@ pub struct Disk {
     folder: TempDir,
 }
 
+/// A partition; bytes.
+#[derive(Clone, Debug)]
+pub struct Partition {
+    /// What the table calls it.
+    pub name: String,
+    /// Where it begins.
+    pub start: u64,
+    /// How long it is.
+    pub size: u64,
+}
+
 /// Where a byte is changed.
 #[derive(Clone, Debug)]
 pub enum Block {
@@ -63,6 +74,8 @@ pub enum Change {
     Twin(Twin),
     /// The protective MBR names the root partition, too, as a Linux one.
     HybridMbr,
+    /// Makes the root partition larger than its filesystem, says in the table that this is to grow (flag 59), and leaves room behind it.
+    Grow,
     /// A file of the disk has this name, too, in a directory that is made anew and does not list it.
     Hidden {
         /// The directory.
@@ -141,6 +154,7 @@ impl Disk {
             Change::Partitions => self.add_partitions(),
             Change::Twin(twin) => self.add_twin(*twin),
             Change::HybridMbr => self.make_hybrid(),
+            Change::Grow => self.grow(),
             Change::Replay { object, block } => self.replay(object, *block),
             Change::Hidden { directory, name, target } => self.hide(directory, name, target),
             Change::Debugfs(commands) => self.debugfs(commands),
@@ -313,6 +327,57 @@ impl Disk {
         Ok(())
     }
 
+    /// Gives the disk this size, and the root partition what else a line of sfdisk(8) says.
+    fn enlarge(&self, size: u64, line: &str) -> Result<()> {
+        let disk = self.path();
+        File::options().write(true).open(&disk)?.set_len(size)?;
+        run(Command::new("sfdisk").args(["-q", "--relocate", "gpt-bak-std"]).arg(&disk))?;
+        let mut change = Command::new("sfdisk").args(["-q", "-N", "2"]).arg(&disk).stdin(Stdio::piped()).spawn()?;
+        change.stdin.take().context("no input")?.write_all(format!("{line}\n").as_bytes())?;
+        ensure!(change.wait()?.success(), "sfdisk: the partition does not change");
+        Ok(())
+    }
+
+    fn grow(&self) -> Result<()> {
+        const MORE: u64 = 64 * MIB;
+        let Partition { start, size, .. } = self.root_partition()?;
+        let (size, room) = (size + MORE, MORE);
+        self.enlarge(start + size + room, &format!("size={}", size / 512))?;
+        run(Command::new("sfdisk").args(["-q", "--part-attrs"]).arg(self.path()).args(["2", "GUID:59"]))
+    }
+
+    /// Its partitions, in the order of the table.
+    ///
+    /// # Errors
+    /// sfdisk finds no table.
+    pub fn partitions(&self) -> Result<Vec<Partition>> {
+        let table = Command::new("sfdisk").arg("--json").arg(self.path()).output().context("sfdisk")?;
+        let table: serde_json::Value = serde_json::from_slice(&table.stdout).context("sfdisk")?;
+        let partitions = table["partitiontable"]["partitions"].as_array().context("no partitions")?;
+        let partition = |entry: &serde_json::Value| {
+            let number = |key: &str| Some(entry[key].as_u64()? * 512);
+            let name = entry["name"].as_str().unwrap_or_default().to_owned();
+            Some(Partition { name, start: number("start")?, size: number("size")? })
+        };
+        partitions.iter().map(partition).collect::<Option<_>>().context("a partition without a place")
+    }
+
+    /// The partition with the repository.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn root_partition(&self) -> Result<Partition> {
+        self.partitions()?.into_iter().nth(1).context("no second partition")
+    }
+
+    /// What the ext4 of the root partition takes for its size, in bytes.
+    ///
+    /// # Errors
+    /// It has no superblock.
+    pub fn filesystem_size(&self) -> Result<u64> {
+        Ok(self.superblock("Block count:")?.parse::<u64>()? * BLOCK)
+    }
+
     fn make_hybrid(&self) -> Result<()> {
         const LINUX: u8 = 0x83;
         const SECOND: u64 = 446 + 16;
@@ -377,10 +442,7 @@ impl Disk {
     /// implementation does it: neither the device mapper nor a mount is needed.
     fn encrypt(&self, key: &Path) -> Result<()> {
         let disk = self.path();
-        let table = Command::new("sfdisk").arg("--json").arg(&disk).output().context("sfdisk")?;
-        let table: serde_json::Value = serde_json::from_slice(&table.stdout).context("sfdisk")?;
-        let number = |key: &str| table["partitiontable"]["partitions"][1][key].as_u64().context("no second partition");
-        let (start, size) = (number("start")? * 512, number("size")? * 512);
+        let Partition { start, size, .. } = self.root_partition()?;
         let luks = self.folder.path().join("luks");
         // Few iterations: deriving a key slowly only matters for keys that people can guess.
         let source = format!("driver=raw,offset={start},size={size},file.driver=file,file.filename={}", disk.display());
@@ -401,11 +463,7 @@ impl Disk {
         }
         // The partition is the last one; behind it, a MiB for the table's copy.
         let end = start + fs::metadata(&luks)?.len().next_multiple_of(MIB) + MIB;
-        File::options().write(true).open(&disk)?.set_len(end)?;
-        run(Command::new("sfdisk").args(["-q", "--relocate", "gpt-bak-std"]).arg(&disk))?;
-        let mut grow = Command::new("sfdisk").args(["-q", "-N", "2"]).arg(&disk).stdin(Stdio::piped()).spawn()?;
-        grow.stdin.take().context("no input")?.write_all(b"size=+\n")?;
-        ensure!(grow.wait()?.success(), "sfdisk: the partition does not grow");
+        self.enlarge(end, "size=+")?;
         copy_into(&luks, &disk, start)?;
         fs::remove_file(luks)?;
         Ok(())

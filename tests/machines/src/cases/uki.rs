@@ -83,16 +83,22 @@ const SEALED: Judged = Judged {
     expect: Bypasses { signed: true, bypasses: &LEFT },
 };
 
-/// What is left open with an /etc that keeps everything.
-const LEFT: [&str; 1] = ["writable-etc"];
+/// What is left open with a persistent /etc and /var.
+const LEFT: [&str; 2] = ["writable-etc", "writable-var"];
 
 const JUDGED: &[Judged] = &[
     SEALED,
     Judged { name: "sealed_but_strict", options: &["--strict"], status: 1, ..SEALED },
+    Judged { name: "strict_but_for_one", options: &["--strict", "--accept", "writable-var"], status: 1, ..SEALED },
+    Judged {
+        name: "strict_but_for_both",
+        options: &["--strict", "--accept", "writable-var", "--accept", "writable-etc"],
+        ..SEALED
+    },
     Judged {
         name: "systemd_stub",
         made: |lab| with_karg(&["--stub", "systemd"], lab),
-        expect: Bypasses { signed: true, bypasses: &["writable-etc", "stub-command-line"] },
+        expect: Bypasses { signed: true, bypasses: &["writable-etc", "writable-var", "stub-command-line"] },
         ..SEALED
     },
     Judged {
@@ -133,7 +139,9 @@ const JUDGED: &[Judged] = &[
                 "factory-reset",
                 "disk-errors",
                 "first-boot",
+                "shutdown-initrd",
                 "writable-etc",
+                "writable-var",
             ],
         },
     },

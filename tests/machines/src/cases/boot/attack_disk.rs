@@ -282,6 +282,59 @@ pub fn etc() -> Vec<Scenario> {
             .never_says(RUNS)
             .never_says(PRELOADED)
             .also(&["keep_against_ld_so_preload"]),
+        // A time with more nanoseconds than a second has, which the kernel takes from a disk, and gives to nothing else.
+        case("keep_against_a_time_that_is_none")
+            .systemd()
+            .seldom()
+            .etc("keep = [\"machine-id\", \"hostname\"]")
+            .write(
+                Content::Text("0123456789abcdef0123456789abcdef\n".into()),
+                &[
+                    "cd /{state}/etc/upper",
+                    "write {file} machine-id",
+                    "write {file} hostname",
+                    "set_inode_field machine-id mtime_extra 0xfffffff0",
+                ],
+            )
+            .says(
+                "etc: 1 entry that etc.keep does not keep, left in '{state}/etc/upper': 'machine-id' (unreadable)",
+            )
+            .must("report", ".*\"bypasses\":\\[\"writable-var\"\\].*"),
+        // Whoever writes to the disk has a service of the image write to /etc, by a link in /var.
+        case("var_that_writes_to_etc")
+            .systemd()
+            .native_only()
+            .etc("keep = [\"machine-id\", \"ssh/ssh_host_*\"]")
+            .write(
+                Content::Made(library),
+                &["cd /{state}/var", "write {file} planted.so", "set_inode_field planted.so mode 0100755"],
+            )
+            .debugfs(&[
+                "mkdir /{state}/var/lib",
+                "mkdir /{state}/var/lib/dpkg",
+                "mkdir /{state}/var/backups",
+                "mkdir /{state}/var/lib/systemd",
+                "mkdir /{state}/var/lib/systemd/timers",
+                "mkdir /{state}/var/lib/sealroot-probe",
+                "symlink /{state}/var/backups/dpkg.arch /etc/ld.so.preload",
+                "symlink /{state}/var/backups/dpkg.status /etc/ld.so.preload",
+            ])
+            .write(Content::Text("/var/planted.so\n".into()), &["cd /{state}/var/lib/dpkg", "write {file} status"])
+            .write(
+                Content::Text("a run of long ago".into()),
+                &[
+                    "cd /{state}/var/lib/systemd/timers",
+                    "write {file} stamp-dpkg-db-backup.timer",
+                    "set_inode_field stamp-dpkg-db-backup.timer mtime 20200101",
+                ],
+            )
+            // What runs afterwards loads it: until then nothing is reported.
+            .write(
+                Content::Text("#!/bin/sh\nsleep 30\nexec true\n".into()),
+                &["cd /{state}/var/lib/sealroot-probe", "write {file} ask", "set_inode_field ask mode 0100755"],
+            )
+            .comes(Expected::Bypassed("a planted library runs as root"))
+            .says("writable-var (var.mount = \"transient\" or \"none\")"),
         // It breaks what the probe says about files, so less is asked of this boot.
         planted_for_pid_1("keep_unset_and_units_planted")
             .comes(Expected::Open(&[]))

@@ -84,6 +84,67 @@ pub fn boots() -> Vec<Scenario> {
     ]
 }
 
+/// What systemd does to /sysroot in an initramfs beside sealroot, by its releases 258 and newer.
+pub fn newer_systemd() -> Vec<Scenario> {
+    // As systemd-gpt-auto-generator enables them, where firmware tells it the disk.
+    const VALIDATED: &str = "usr/lib/systemd/system/sysroot.mount.wants/systemd-validatefs@sysroot.service";
+    const GROWN: &str = "usr/lib/systemd/system/sysroot.mount.wants/systemd-growfs@sysroot.service";
+    const MERGED: &str = "usr/lib/systemd/system/initrd.target.wants/systemd-sysext-sysroot.service";
+    vec![
+        case("newer_systemd").forky(),
+        case("root_validated_grown_and_repartitioned")
+            .forky()
+            .in_front(VALIDATED, Added::Link("../systemd-validatefs@.service"))
+            .in_front(GROWN, Added::Link("../systemd-growfs@.service"))
+            .debugfs(&["ea_set / user.validatefs.mount_point /", "mkdir /usr/lib/repart.d"])
+            // What repart would do by the disk's own word.
+            .write(
+                Content::Text("[Partition]\nType=linux-generic\nLabel=planted\nSizeMaxBytes=8M\n".into()),
+                &["cd /usr/lib/repart.d", "write {file} 30-planted.conf"],
+            )
+            .says("Finished systemd-validatefs@sysroo")
+            .says("Finished systemd-growfs@sysroot.se")
+            .says("Finished systemd-repart.service")
+            .grown()
+            .partitions(&["esp", "root", "as-sealed"]),
+        case("system_extension_on_the_disk")
+            .forky()
+            .in_front(MERGED, Added::Link("../systemd-sysext-sysroot.service"))
+            .debugfs(&[
+                "mkdir /{state}/var/lib",
+                "mkdir /{state}/var/lib/extensions",
+                "mkdir /{state}/var/lib/extensions/planted",
+                "mkdir /{state}/var/lib/extensions/planted/usr",
+                "mkdir /{state}/var/lib/extensions/planted/usr/lib",
+                "mkdir /{state}/var/lib/extensions/planted/usr/lib/extension-release.d",
+            ])
+            .write(
+                Content::Text("ID=_any\n".into()),
+                &[
+                    "cd /{state}/var/lib/extensions/planted/usr/lib/extension-release.d",
+                    "write {file} extension-release.planted",
+                ],
+            ),
+    ]
+}
+
+/// What takes its time before the root is there is waited for.
+pub fn slow() -> Vec<Scenario> {
+    const LATE: &str = "[Service]\nExecStartPre=/bin/sleep 120\n";
+    vec![
+        case("check_of_the_filesystem_that_takes_long")
+            .native_only()
+            .seldom()
+            .in_front("usr/lib/systemd/system/systemd-fsck-root.service.d/90-late.conf", Added::File(LATE)),
+        // As for a passphrase, or a key from the network.
+        case("disk_that_is_unlocked_late")
+            .luks()
+            .native_only()
+            .seldom()
+            .in_front("usr/lib/systemd/system/systemd-cryptsetup@sealed.service.d/90-late.conf", Added::File(LATE)),
+    ]
+}
+
 /// sealroot-keep.service under a real systemd, until the machine is switched off as people do it: see `keep`, which runs there.
 pub fn keeps() -> Vec<Scenario> {
     let folder = "cd /{state}/var/lib/sealroot-probe";

@@ -70,7 +70,7 @@ pub fn command() -> Vec<Scenario> {
         .must_be_on(
             "firmware",
             "cli-uki",
-            r#"0 ["yes",true,"v1 sha512:{digest}",["writable-etc"],[],"images/{digest}: measured by the kernel"]"#,
+            r#"0 ["yes",true,"v1 sha512:{digest}",["writable-etc","writable-var"],[],"images/{digest}: measured by the kernel"]"#,
         )
         .must_be_on(
             "firmware",
@@ -85,7 +85,9 @@ pub fn command() -> Vec<Scenario> {
 
 fn status(secure_boot: &str, stub: &str) -> String {
     let places = r#"["/etc","/var","/sysroot"]"#;
-    format!(r#"0 [true,"sha512:{{digest}}","v1","image","{secure_boot}",{stub},false,[],["writable-etc"],{places},1]"#)
+    format!(
+        r#"0 [true,"sha512:{{digest}}","v1","image","{secure_boot}",{stub},false,[],["writable-etc","writable-var"],{places},1]"#
+    )
 }
 
 /// However the repository is damaged, it is the same image with as many objects.

@@ -157,6 +157,14 @@ pub fn problems(scenario: &Scenario, world: &World, on: On, console: &Console, d
         let found = disk.esp_folder("EFI/Linux")?;
         judge.unless(found == entries, || format!("expected the boot entries {entries:?}, found {found:?}"));
     }
+    if let Some(names) = scenario.partitions {
+        let found: Vec<_> = disk.partitions()?.into_iter().map(|partition| partition.name).collect();
+        judge.unless(found == names, || format!("expected the partitions {names:?}, found {found:?}"));
+    }
+    if scenario.grown {
+        let (expected, found) = (disk.root_partition()?.size, disk.filesystem_size()?);
+        judge.unless(found == expected, || format!("expected a filesystem of {expected} bytes, found {found}"));
+    }
     for (path, expected) in &scenario.left {
         let found = disk.text_of(&world.fill(path)?)?;
         judge.unless(found == *expected, || format!("expected '{expected}' in '{path}' on the disk, found '{found}'"));

@@ -14,19 +14,20 @@ use crate::disk;
 pub fn library(_: &World, _: &Scenario, scratch: &Path) -> Result<PathBuf> {
     const SOURCE: &str = r#"
         #include <fcntl.h>
+        #include <string.h>
         #include <sys/reboot.h>
         #include <sys/stat.h>
         #include <sys/sysmacros.h>
         #include <unistd.h>
         __attribute__((constructor)) static void start(void) {
-            if (getpid() != 1) return;
+            if (getuid() != 0) return;
             int log = open("/dev/kmsg", O_WRONLY);
             if (log < 0) {
                 mknod("/kmsg", S_IFCHR | 0600, makedev(1, 11));
                 log = open("/kmsg", O_WRONLY);
             }
-            const char words[] = "<2>a planted library runs in PID 1\n";
-            if (write(log, words, sizeof words - 1) < 0) return;
+            const char *words = getpid() == 1 ? "<2>a planted library runs in PID 1\n" : "<2>a planted library runs as root\n";
+            if (write(log, words, strlen(words)) < 0) return;
             reboot(RB_POWER_OFF);
         }"#;
     let (source, library) = (scratch.join("planted.c"), scratch.join("planted.cred"));

@@ -52,7 +52,15 @@ pub fn demonstrated() -> Result<Vec<Scenario>> {
 /// The tests of a part: `boot`, `attack` or `rollback`.
 pub fn trials(part: &'static str) -> Vec<Trial> {
     let scenarios = match part {
-        "boot" => [boots::boots(), boots::keeps(), boots::selinux(), command::command()].concat(),
+        "boot" => [
+            boots::boots(),
+            boots::newer_systemd(),
+            boots::slow(),
+            boots::keeps(),
+            boots::selinux(),
+            command::command(),
+        ]
+        .concat(),
         "attack" => attacks(),
         _ => rollback::rollback(),
     };

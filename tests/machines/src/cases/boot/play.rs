@@ -118,6 +118,7 @@ impl Scenario {
                 Change::Hidden { directory: world.fill(directory)?, name, target: world.fill(target)? }
             }
             Step::HybridMbr => Change::HybridMbr,
+            Step::Grow => Change::Grow,
             Step::Replay => Change::Replay { object: world.fill("{image_object}")?, block: 2 },
             Step::FlipObject(object) => Change::Flip { object: world.fill(object)?, block: Block::Middle, byte: 8 },
             Step::Debugfs(commands) => Change::Debugfs(fill(commands)?),
@@ -178,7 +179,7 @@ impl Scenario {
                 builders::built("guest", &["--boot"])?
             }
             Initramfs::Dracut => {
-                let mut options = Vec::new();
+                let mut options = self.debian.option().to_vec();
                 if self.luks {
                     options.push("--crypt");
                 }
@@ -188,7 +189,7 @@ impl Scenario {
                 // As dracut's module for btrfs has it, which needs programs that this Debian has not: no disk is ready before all are.
                 if ["btrfs", "mirror"].contains(&self.filesystem) {
                     let rules = "usr/lib/udev/rules.d/64-btrfs.rules";
-                    more.file(&World::get()?.rootfs.join(rules), rules)?;
+                    more.file(&World::of(self.debian)?.rootfs.join(rules), rules)?;
                 }
                 builders::built("initramfs", &options)?
             }

@@ -54,6 +54,7 @@ pub(super) enum Step {
     Twin(Twin),
     Hidden(String, &'static str, String),
     HybridMbr,
+    Grow,
     Debugfs(Vec<String>),
     Write(Content, Vec<String>),
     OnEsp(fn(&World, &Scenario, &Path) -> Result<PathBuf>, &'static str),
@@ -148,6 +149,10 @@ pub struct Scenario {
     pub(super) entries: Option<&'static [&'static str]>,
     /// Files that are on the disk afterwards, with their text.
     pub(super) left: Vec<(&'static str, &'static str)>,
+    /// The names of its partitions afterwards.
+    pub(super) partitions: Option<&'static [&'static str]>,
+    /// Whether the filesystem of the root fills its partition afterwards.
+    pub(super) grown: bool,
     /// Further attacks in the same boot.
     pub(super) also: Vec<&'static str>,
     /// Those that only firmware, boot loader or stub could let through.
@@ -196,6 +201,8 @@ pub fn case(name: &'static str) -> Scenario {
         judge: None,
         entries: None,
         left: Vec::new(),
+        partitions: None,
+        grown: false,
         also: Vec::new(),
         also_with_firmware: Vec::new(),
     }
@@ -262,6 +269,12 @@ impl Scenario {
     pub fn selinux(mut self) -> Self {
         self.debian = Debian::Selinux;
         self.firmware_only().and_karg("security=selinux").and_karg("clearcpuid=erms,rep_good")
+    }
+
+    /// The next Debian, with its systemd and its dracut, on a disk with room for the partition that it adds.
+    pub fn forky(mut self) -> Self {
+        self.debian = Debian::Forky;
+        self.larger_partition().native_only().systemd().seldom()
     }
 
     /// The repository of another algorithm.
@@ -414,6 +427,12 @@ impl Scenario {
         self.systemd()
     }
 
+    /// The root partition is larger than its filesystem, marked as one that is to grow, and there is room behind it.
+    pub fn larger_partition(mut self) -> Self {
+        self.steps.push(Step::Grow);
+        self
+    }
+
     /// The protective MBR names the root partition, too.
     pub fn hybrid_mbr(mut self) -> Self {
         self.steps.push(Step::HybridMbr);
@@ -562,6 +581,18 @@ impl Scenario {
     /// A file that is on the disk in the end, and has this text.
     pub fn leaves(mut self, path: &'static str, text: &'static str) -> Self {
         self.left.push((path, text));
+        self
+    }
+
+    /// What partitions the disk has in the end, by name.
+    pub fn partitions(mut self, names: &'static [&'static str]) -> Self {
+        self.partitions = Some(names);
+        self
+    }
+
+    /// The filesystem of the root fills its partition in the end.
+    pub fn grown(mut self) -> Self {
+        self.grown = true;
         self
     }
 

@@ -20,14 +20,17 @@ pub enum Debian {
     Plain,
     /// With its SELinux policy, enforced.
     Selinux,
+    /// The next one, with a newer systemd.
+    Forky,
 }
 
 impl Debian {
-    /// What the scripts call it.
-    fn option(self) -> &'static [&'static str] {
+    /// What the scripts of `qemu/` are told to take it.
+    pub fn option(self) -> &'static [&'static str] {
         match self {
             Self::Plain => &[],
-            Self::Selinux => &["--selinux"],
+            Self::Selinux => &["--debian", "selinux"],
+            Self::Forky => &["--debian", "forky"],
         }
     }
 }
@@ -61,9 +64,11 @@ impl World {
     pub fn of(debian: Debian) -> Result<&'static Self> {
         static PLAIN: OnceLock<Result<World, String>> = OnceLock::new();
         static SELINUX: OnceLock<Result<World, String>> = OnceLock::new();
+        static FORKY: OnceLock<Result<World, String>> = OnceLock::new();
         let world = match debian {
             Debian::Plain => &PLAIN,
             Debian::Selinux => &SELINUX,
+            Debian::Forky => &FORKY,
         };
         let world = world.get_or_init(|| Self::build(debian).map_err(|error| format!("{error:#}")));
         world.as_ref().map_err(|error| anyhow!("{error}"))
@@ -167,8 +172,7 @@ impl World {
     /// # Errors
     /// It cannot be built.
     pub fn disk(&self, algorithm: &str, filesystem: &str) -> Result<PathBuf> {
-        let kind = if self.debian == Debian::Selinux { "selinux" } else { filesystem };
-        builders::built("disk", &[algorithm, kind])
+        builders::built("disk", &[algorithm, self.debian.option().last().copied().unwrap_or(filesystem)])
     }
 
     /// systemd-boot of the sealed Debian, signed with the key that the firmware knows.
