@@ -431,7 +431,7 @@ _sealroot() {
             return 0
             ;;
         sealroot__subcmd__uki)
-            opts="-h --cert --repo --strict --json --help"
+            opts="-h --cert --repo --strict --accept --json --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -442,6 +442,10 @@ _sealroot() {
                     return 0
                     ;;
                 --repo)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --accept)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;

@@ -75,6 +75,7 @@ complete -c sealroot -n "__fish_sealroot_using_subcommand status" -l json -d 'An
 complete -c sealroot -n "__fish_sealroot_using_subcommand status" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c sealroot -n "__fish_sealroot_using_subcommand uki" -l cert -d 'Also require a signature that a certificate in this file vouches for' -r -F
 complete -c sealroot -n "__fish_sealroot_using_subcommand uki" -l repo -d 'Also require that the repository in this directory has the image with what a boot needs of it, and that the state beside the repository is what a boot takes' -r -F
+complete -c sealroot -n "__fish_sealroot_using_subcommand uki" -l accept -d 'With --strict, let this one be open; may be given more than once' -r
 complete -c sealroot -n "__fish_sealroot_using_subcommand uki" -l strict -d 'Also require that no way around the seal is open'
 complete -c sealroot -n "__fish_sealroot_using_subcommand uki" -l json -d 'Answer with one JSON document'
 complete -c sealroot -n "__fish_sealroot_using_subcommand uki" -s h -l help -d 'Print help (see more with \'--help\')'

@@ -14,20 +14,19 @@ const MAX_PATTERNS: usize = 256;
 const MAX_PATTERN: usize = 255;
 const EVERYTHING: &str = "**";
 
-/// What in /etc is neither run nor names what to run: no program takes a path, a command or a library from it.
-pub const DATA: [&str; 14] = [
+/// What in /etc is neither run nor names what to run, and says neither whom a program of root's believes nor what opens a disk: no
+/// program takes a path, a command, a library, an anchor of trust or a key of a volume from it.
+pub const DATA: [&str; 12] = [
     ".updated",
     "adjtime",
     "chrony.keys",
     "cockpit/ws-certs.d/**",
-    "cryptsetup-keys.d/**",
     "hostname",
     "hosts",
     "localtime",
     "machine-id",
     "resolv.conf",
     "ssh/ssh_host_*",
-    "ssl/certs/**",
     "ssl/private/**",
     "timezone",
 ];

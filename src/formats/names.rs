@@ -4,6 +4,10 @@
 macro_rules! names {
     ($type:ident: $($value:ident = $name:literal),+) => {
         impl $type {
+            /// All values, in the order in which they are declared.
+            #[allow(dead_code, reason = "of some enums, nobody asks for all")]
+            pub const ALL: &'static [Self] = &[$(Self::$value),+];
+
             /// The value's name, in the report and wherever it is read.
             pub fn name(self) -> &'static str {
                 match self {

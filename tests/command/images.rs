@@ -38,8 +38,9 @@ fn karg_for_bootc() {
             let (first, others) = karg.split_once(' ').unwrap_or((&karg, ""));
             assert_eq!(first, format!("composefs={digest}"));
             assert!(!others.contains("composefs") && format!(" {others} ").contains(rest), "{karg}");
-            // The generator that would mount other partitions finds the root.
-            assert!(!others.contains("systemd.gpt_auto"), "{karg}");
+            // The generator finds the root, and mounts no other partition: that word comes last in the initrd, and nowhere else.
+            assert_eq!(others.ends_with(" rd.systemd.gpt_auto=yes"), more.is_some(), "{karg}");
+            assert_eq!(others.contains(" systemd.gpt_auto=no "), more.is_some(), "{karg}");
         }
     }
     // Of SHA-256 the same; and what it is for is one of two.
@@ -49,7 +50,7 @@ fn karg_for_bootc() {
     assert_eq!(sealroot(&["karg", "--for", "ostree", "--repo", &repository, digest]).status, Some(2));
     let sealed =
         answer(0, &["karg", "--sealed", &GOLDEN.image("SHA512_V1")])["result"]["karg"].as_str().unwrap().to_owned();
-    assert!(sealed.contains(" systemd.gpt_auto=no "), "{sealed}");
+    assert!(sealed.contains(" systemd.gpt_auto=no ") && !sealed.contains("rd.systemd.gpt_auto"), "{sealed}");
     // Without it, and with the name of the default, it is as before.
     assert_eq!(answer(0, &["karg", "--for", "sealroot", &GOLDEN.image("SHA512_V1")])["result"]["karg"], GOLDEN.karg());
 }

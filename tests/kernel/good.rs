@@ -180,9 +180,9 @@ fn bypasses_are_named() {
     const SEALED: &str = "systemd.import_credentials=no systemd.imds=no fstab=no rd.fstab=no rd.shell=0 rd.emergency=halt noresume \
                           systemd.mask=systemd-sysext.service systemd.mask=systemd-confext.service systemd.gpt_auto=no \
                           systemd.factory_reset=no rootflags=errors=remount-ro \
-                          systemd.condition_first_boot=no systemd.firstboot=no";
+                          systemd.condition_first_boot=no systemd.firstboot=no systemd.mask=dracut-shutdown.service";
     lab::with("sha512", |lab| {
-        lab.config("[etc]\nmount = \"transient\"\n");
+        lab.config("[etc]\nmount = \"transient\"\n[var]\nmount = \"transient\"\n");
         lab.command_line(&format!("{} {SEALED}", lab.karg("V1")));
         let run = lab.boot();
         let report = lab.expect_sealed(&run, lab.digest());
@@ -207,7 +207,9 @@ fn bypasses_are_named() {
             "factory-reset",
             "disk-errors",
             "first-boot",
-            "writable-etc"
+            "shutdown-initrd",
+            "writable-etc",
+            "writable-var"
         ]);
         assert_eq!(report["bypasses"], expected);
         let warning = "4 sealroot: ways around the seal are open, with what closes each: imported-credentials \

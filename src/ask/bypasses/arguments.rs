@@ -116,9 +116,12 @@ impl Arguments<'_> {
         self.0.keys().any(|key| key != known && ENVIRONMENT.iter().any(|start| key.starts_with(start.as_bytes())))
     }
 
+    pub(super) fn masks(&self, unit: &str) -> bool {
+        self.0.values("systemd.mask").flatten().any(|value| value == unit.as_bytes())
+    }
+
     pub(super) fn masks_extensions(&self) -> bool {
-        let masked = |unit: &str| self.0.values("systemd.mask").flatten().any(|value| value == unit.as_bytes());
-        masked("systemd-sysext.service") && masked("systemd-confext.service")
+        self.masks("systemd-sysext.service") && self.masks("systemd-confext.service")
     }
 
     /// Says what follows an error in the place of the superblock.

@@ -37,8 +37,13 @@ pub enum Bypass {
     DiskErrors,
     /// The machine-id on the disk can have PID 1 take any boot for the first one: presets, questions at the console.
     FirstBoot,
+    /// At shutdown, dracut unpacks an initramfs and PID 1 runs a program of it: the first that it finds, on the EFI system partition
+    /// if that is mounted.
+    ShutdownInitrd,
     /// What lies in a persistent /etc is read by PID 1 and by each program: `ld.so.preload`, units.
     WritableEtc,
+    /// Services of the image that run as root read a persistent /var, and some write to where a link in it leads.
+    WritableVar,
     /// Strings of the machine's set-up that add to what was signed are only reported.
     FirmwareStrings,
     /// The boot stub puts an SMBIOS string behind the signed command line. The boot program refuses such a string, unless
@@ -62,7 +67,9 @@ names!(Bypass:
     FactoryReset = "factory-reset",
     DiskErrors = "disk-errors",
     FirstBoot = "first-boot",
+    ShutdownInitrd = "shutdown-initrd",
     WritableEtc = "writable-etc",
+    WritableVar = "writable-var",
     FirmwareStrings = "firmware-strings",
     StubCommandLine = "stub-command-line",
     StubInitrd = "stub-initrd",
@@ -84,7 +91,9 @@ impl Bypass {
             Self::FactoryReset => "systemd.factory_reset=no",
             Self::DiskErrors => "rootflags=errors=remount-ro",
             Self::FirstBoot => "systemd.condition_first_boot=no systemd.firstboot=no",
+            Self::ShutdownInitrd => "systemd.mask=dracut-shutdown.service",
             Self::WritableEtc => "etc.keep of nothing but data, or etc.mount = \"transient\" or \"none\"",
+            Self::WritableVar => "var.mount = \"transient\" or \"none\"",
             Self::FirmwareStrings => "policy.firmware-strings = \"refuse\"",
             Self::StubCommandLine => "a boot stub that takes no SMBIOS string (sealroot-stub)",
             Self::StubInitrd => "a boot stub that takes no initramfs of a boot loader (sealroot-stub)",
@@ -94,7 +103,7 @@ impl Bypass {
 }
 
 /// What closes all bypasses that kernel arguments close, on a physical root with ext4.
-pub const SEALED: [Bypass; 10] = [
+pub const SEALED: [Bypass; 11] = [
     Bypass::ImportedCredentials,
     Bypass::MetadataService,
     Bypass::Fstab,
@@ -105,6 +114,7 @@ pub const SEALED: [Bypass; 10] = [
     Bypass::FactoryReset,
     Bypass::DiskErrors,
     Bypass::FirstBoot,
+    Bypass::ShutdownInitrd,
 ];
 
 /// The filesystem of the physical root.
@@ -160,7 +170,8 @@ pub fn find(boot: &Boot<'_>) -> Vec<Bypass> {
         ),
         (Bypass::ExtraUnits, asked.units()),
         (Bypass::Extensions, (etc_persists || var_persists) && !asked.masks_extensions()),
-        (Bypass::OtherPartitions, !asked.is_off("systemd.gpt_auto") || asked.is_on("rd.systemd.gpt_auto")),
+        // In the initrd, systemd-gpt-auto-generator finds the root and mounts no other partition; rd.systemd.gpt_auto has it do that.
+        (Bypass::OtherPartitions, !asked.is_off("systemd.gpt_auto")),
         (Bypass::FactoryReset, !asked.is_off("systemd.factory_reset")),
         (Bypass::DiskErrors, filesystem == PhysicalFilesystem::MayBeExt4 && !asked.survives_disk_errors()),
         (
@@ -168,7 +179,9 @@ pub fn find(boot: &Boot<'_>) -> Vec<Bypass> {
             persists(b"machine-id")
                 && !(asked.is_off("systemd.condition_first_boot") && asked.is_off("systemd.firstboot")),
         ),
+        (Bypass::ShutdownInitrd, !asked.masks("dracut-shutdown.service")),
         (Bypass::WritableEtc, etc_persists && !keeps_data),
+        (Bypass::WritableVar, var_persists),
         (Bypass::FirmwareStrings, *settings.firmware_strings.value() == FirmwareStrings::Report),
         (Bypass::StubCommandLine, adds(Extra::CommandLine)),
         (Bypass::StubInitrd, adds(Extra::Initrd)),
@@ -189,8 +202,10 @@ mod tests {
         SEALED.map(Bypass::remedy).join(" ")
     }
 
+    /// Where a test says nothing of /var, that does not persist.
     fn resolved(line: &str, config: &str) -> Resolved {
-        let config = Config::from_sealroot_toml(config).unwrap();
+        let var = if config.contains("[var]") { "" } else { VAR };
+        let config = Config::from_sealroot_toml(&format!("{config}{var}")).unwrap();
         Resolved::new(CommandLine::split(line.as_bytes()), config, Config::default())
     }
 
@@ -223,6 +238,7 @@ mod tests {
     }
 
     const KEEP: &str = "[etc]\nkeep = []\n";
+    const VAR: &str = "[var]\nmount = \"transient\"\n";
 
     #[test]
     fn a_sealed_command_line_leaves_none() {
@@ -296,8 +312,9 @@ mod tests {
             ("systemd.mask=systemd-sysext.service", "", Extensions),
             ("systemd.mask=systemd-confext.service", "", Extensions),
             ("systemd.gpt_auto=no", "", OtherPartitions),
-            ("", "rd.systemd.gpt_auto=yes", OtherPartitions),
+            ("", "systemd.gpt_auto=yes", OtherPartitions),
             ("systemd.factory_reset=no", "", FactoryReset),
+            ("systemd.mask=dracut-shutdown.service", "", ShutdownInitrd),
             ("", "systemd.factory_reset", FactoryReset),
             ("rootflags=errors=remount-ro", "", DiskErrors),
             ("", "rootflags=noatime,errors=panic", DiskErrors),
@@ -320,11 +337,14 @@ mod tests {
         assert_eq!(bypasses(&line, KEEP), []);
         assert_eq!(bypasses(&sealed().replace("import_credentials", "import-credentials"), KEEP), []);
         assert_eq!(bypasses(&sealed().replace("noresume", "nohibernate"), KEEP), []);
+        // The root is found by the type of its partition, and nothing else is.
+        assert_eq!(bypasses(&format!("{} rd.systemd.gpt_auto=yes", sealed()), KEEP), []);
         assert_eq!(bypasses(&sealed().replace("errors=remount-ro", "noatime,errors=continue"), KEEP), []);
         let line = sealed().replace("systemd.mask", "more");
-        let nothing_persists = "[etc]\nmount = \"none\"\n[var]\nmount = \"transient\"\n";
-        assert_eq!(bypasses(&line, nothing_persists), []);
-        assert_eq!(bypasses(&line, "[etc]\nmount = \"none\"\n"), [Bypass::Extensions]);
+        let bypass = Bypass::ShutdownInitrd;
+        assert_eq!(bypasses(&line, "[etc]\nmount = \"none\"\n"), [bypass]);
+        let with_var = "[etc]\nmount = \"none\"\n[var]\n";
+        assert_eq!(bypasses(&line, with_var), [Bypass::Extensions, bypass, Bypass::WritableVar]);
     }
 
     #[test]
@@ -344,6 +364,18 @@ mod tests {
             ["\"*\", \"*/**\"", "\"ld.so.*\"", "\"systemd/**\"", "\"systemd/system/a.service\"", "\"*/rules.d/**\""]
         {
             assert_eq!(bypasses(&sealed(), &format!("[etc]\nkeep = [{list}]\n")), [Bypass::WritableEtc], "{list}");
+        }
+        for (mount, expected) in [
+            ("bind", &[Bypass::WritableVar][..]),
+            ("overlay", &[Bypass::WritableVar]),
+            ("transient", &[]),
+            ("none", &[]),
+        ] {
+            assert_eq!(bypasses(&sealed(), &format!("{KEEP}[var]\nmount = \"{mount}\"\n")), expected, "{mount}");
+        }
+        // Whom programs believe, and what opens a disk.
+        for list in ["ssl/certs/**", "ssl/certs/ca-certificates.crt", "cryptsetup-keys.d/**"] {
+            assert_eq!(bypasses(&sealed(), &format!("[etc]\nkeep = [\"{list}\"]\n")), [Bypass::WritableEtc], "{list}");
         }
         let harmless = "[etc]\nkeep = [\"machine-id\", \"ssh/ssh_host_*\"]\n";
         assert_eq!(bypasses(&sealed(), harmless), []);

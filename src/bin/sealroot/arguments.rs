@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{Parser, Subcommand, ValueEnum};
+use sealroot::ask::bypasses::Bypass;
 use sealroot::verity::digest::{Algorithm, ImageDigest};
 
 /// The repository of a booted sealed system.
@@ -175,6 +176,17 @@ pub struct UkiArguments {
     /// Also require that no way around the seal is open
     #[arg(long)]
     pub strict: bool,
+    /// With --strict, let this one be open; may be given more than once
+    #[arg(long = "accept", value_name = "BYPASS", requires = "strict", value_parser = bypass)]
+    pub accepted: Vec<Bypass>,
+}
+
+/// A way around the seal by its name.
+fn bypass(name: &str) -> Result<Bypass, String> {
+    let found = Bypass::ALL.iter().copied().find(|bypass| bypass.name() == name);
+    found.ok_or_else(|| {
+        format!("expected one of {}", Bypass::ALL.iter().map(|bypass| bypass.name()).collect::<Vec<_>>().join(", "))
+    })
 }
 
 /// Check the images of a repository and every object that they refer to

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use miniserde::Serialize;
-use sealroot::ask::bypasses::{self, Bypass};
+use sealroot::ask::bypasses;
 use sealroot::formats::composefs::FormatVersion;
 use sealroot::verity::digest::ImageDigest;
 
@@ -11,6 +11,10 @@ use crate::arguments::{KargArguments, KargReader};
 use crate::image_file;
 use crate::measure::By;
 use crate::output::{Answer, Failure, Finding, Page, Paint};
+
+/// What bootc installs has its root found by systemd-gpt-auto-generator. In the initrd the last word on that counts, in the booted
+/// system, where it would mount further partitions, only the one without `rd.`.
+const ROOT_BY_TYPE: &str = " rd.systemd.gpt_auto=yes";
 
 /// The argument, and what it was made from.
 #[derive(Debug, Serialize)]
@@ -27,11 +31,12 @@ pub fn run(arguments: &KargArguments) -> Result<Karg, Failure> {
     let digest = image.measured.digest();
     let mut karg = karg(arguments.reader, image.format, digest);
     if arguments.sealed {
-        // What bootc installs has its root found by systemd-gpt-auto-generator.
-        let needed = |bypass: &Bypass| arguments.reader == KargReader::Bootc && *bypass == Bypass::OtherPartitions;
-        for bypass in bypasses::SEALED.into_iter().filter(|bypass| !needed(bypass)) {
+        for bypass in bypasses::SEALED {
             karg.push(' ');
             karg.push_str(bypass.remedy());
+        }
+        if arguments.reader == KargReader::Bootc {
+            karg.push_str(ROOT_BY_TYPE);
         }
     }
     Ok(Karg {

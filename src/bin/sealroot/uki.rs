@@ -47,6 +47,8 @@ pub struct UkiVerdict {
     profiles: Vec<ProfileVerdict>,
     /// Whether bypasses count against it.
     strict: bool,
+    /// Those that do not.
+    accepted: Vec<Bypass>,
 }
 
 /// What one profile of it would do.
@@ -109,6 +111,7 @@ pub fn run(arguments: &UkiArguments) -> Result<UkiVerdict, Failure> {
         signature,
         profiles,
         strict: arguments.strict,
+        accepted: arguments.accepted.clone(),
     })
 }
 
@@ -348,7 +351,8 @@ fn pretty_name(os_release: &[u8]) -> Option<String> {
 
 impl Finding for UkiVerdict {
     fn answer(&self) -> Answer {
-        let closed = !self.strict || self.profiles.iter().all(|profile| profile.bypasses.is_empty());
+        let counts = |bypass: &Bypass| self.strict && !self.accepted.contains(bypass);
+        let closed = !self.profiles.iter().flat_map(|profile| &profile.bypasses).any(counts);
         let signed = self.signed && self.signature.as_ref().is_none_or(SignatureVerdict::is_right);
         Answer::if_so(signed && closed && self.profiles.iter().all(|profile| profile.problems.is_empty()))
     }
