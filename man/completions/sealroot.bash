@@ -431,7 +431,7 @@ _sealroot() {
             return 0
             ;;
         sealroot__subcmd__uki)
-            opts="-h --cert --repo --strict --accept --json --help"
+            opts="-h --cert --repo --strict --accept --dbx --json --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0

@@ -77,6 +77,7 @@ complete -c sealroot -n "__fish_sealroot_using_subcommand uki" -l cert -d 'Also 
 complete -c sealroot -n "__fish_sealroot_using_subcommand uki" -l repo -d 'Also require that the repository in this directory has the image with what a boot needs of it, and that the state beside the repository is what a boot takes' -r -F
 complete -c sealroot -n "__fish_sealroot_using_subcommand uki" -l accept -d 'With --strict, let this one be open; may be given more than once' -r
 complete -c sealroot -n "__fish_sealroot_using_subcommand uki" -l strict -d 'Also require that no way around the seal is open'
+complete -c sealroot -n "__fish_sealroot_using_subcommand uki" -l dbx -d 'Print what forbids this program to start, in base64, and nothing else: a list for the firmware\'s variable dbx'
 complete -c sealroot -n "__fish_sealroot_using_subcommand uki" -l json -d 'Answer with one JSON document'
 complete -c sealroot -n "__fish_sealroot_using_subcommand uki" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c sealroot -n "__fish_sealroot_using_subcommand verify" -l repo -d 'The repository\'s directory' -r -F

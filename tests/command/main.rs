@@ -12,6 +12,7 @@
 
 mod check_config;
 mod contents;
+mod dbx;
 mod digests;
 mod direction;
 mod documented;

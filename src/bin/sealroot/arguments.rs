@@ -179,6 +179,9 @@ pub struct UkiArguments {
     /// With --strict, let this one be open; may be given more than once
     #[arg(long = "accept", value_name = "BYPASS", requires = "strict", value_parser = bypass)]
     pub accepted: Vec<Bypass>,
+    /// Print what forbids this program to start, in base64, and nothing else: a list for the firmware's variable dbx
+    #[arg(long, conflicts_with_all = ["certificate", "repository", "strict", "accepted"])]
+    pub dbx: bool,
 }
 
 /// A way around the seal by its name.

@@ -50,6 +50,7 @@ fn main() -> ExitCode {
         Command::Manifest(arguments) => boxed(manifest::run(&arguments)),
         Command::Probe(arguments) => boxed(probe::run(&arguments)),
         Command::Status(_) => boxed(status::run()),
+        Command::Uki(arguments) if arguments.dbx => boxed(uki::forbid(&arguments)),
         Command::Uki(arguments) => boxed(uki::run(&arguments)),
         Command::Verify(arguments) => boxed(verify::run(&arguments)),
     };

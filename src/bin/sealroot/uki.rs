@@ -7,6 +7,8 @@ use std::io::Read;
 use std::path::Path;
 use std::ptr;
 
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
 use miniserde::Serialize;
 use miniserde::json::{self, Value};
 use sealroot::ask::bypasses::{self, Boot, Bypass, PhysicalFilesystem};
@@ -17,6 +19,7 @@ use sealroot::ask::policy::{self, Decision, Policy, Resolved, Settings};
 use sealroot::ask::read::{MAX_INPUT, too_long};
 use sealroot::ask::stub::Stub;
 use sealroot::formats::composefs;
+use sealroot::formats::uki::authenticode;
 use sealroot::formats::uki::initramfs::{Budget, Content, Initramfs};
 use sealroot::formats::uki::pe::{self, MAX_SIZE, Sections, Signature, Uki, required};
 use sealroot::refusal::{Refusal, chain};
@@ -113,6 +116,37 @@ pub fn run(arguments: &UkiArguments) -> Result<UkiVerdict, Failure> {
         strict: arguments.strict,
         accepted: arguments.accepted.clone(),
     })
+}
+
+/// What forbids a program to start.
+#[derive(Debug, Serialize)]
+pub struct Forbidden {
+    /// Its SHA-256 digest, as the firmware computes it.
+    digest: String,
+    /// The list for dbx, in base64.
+    dbx: String,
+}
+
+/// The entry of dbx for a program, which need not be a UKI.
+pub fn forbid(arguments: &UkiArguments) -> Result<Forbidden, Failure> {
+    let name = printable(arguments.file.as_os_str().as_encoded_bytes());
+    let failed = |error: Refusal| Failure::Reason(format!("'{name}': {}", chain(&error)));
+    let file = measure::open(&arguments.file).map_err(unread).map_err(failed)?;
+    let digest = authenticode::digest(&read(&file).map_err(failed)?).map_err(failed)?;
+    Ok(Forbidden {
+        digest: digest.iter().map(|byte| format!("{byte:02x}")).collect(),
+        dbx: BASE64_STANDARD.encode(authenticode::forbidding(digest)),
+    })
+}
+
+impl Finding for Forbidden {
+    fn answer(&self) -> Answer {
+        Answer::Yes
+    }
+
+    fn write_text(&self, text: &mut Page, _: Paint) -> fmt::Result {
+        writeln!(text, "{}", self.dbx)
+    }
 }
 
 /// Whether the kernel could be started without the rest of the image, by a boot loader that somebody signed: with any initramfs and

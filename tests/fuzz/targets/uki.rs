@@ -2,6 +2,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
+use sealroot::formats::uki::authenticode;
 use sealroot::formats::uki::initramfs::{Budget, Initramfs};
 use sealroot::formats::uki::pe::Uki;
 use sealroot_fuzz::{bounded, check_message};
@@ -12,6 +13,9 @@ const WINDOWS: usize = 256 * 1024 * 1024;
 fuzz_target!(|content: &[u8]| {
     if !content.starts_with(b"MZ") {
         return unpack(content);
+    }
+    if let Err(error) = authenticode::digest(content) {
+        check_message(&error);
     }
     // Each profile refers to the sections, whose names are few bytes in a table.
     match bounded(content.len(), 64, || Uki::parse(content)) {
