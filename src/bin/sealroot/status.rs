@@ -24,6 +24,8 @@ use crate::output::{Answer, Failure, Finding, Page, Paint, printable};
 const BESIDE: [&str; 3] = ["/etc", "/var", "/sysroot"];
 /// The state of each deployment, on the physical root.
 const DEPLOYMENTS: &str = "/sysroot/state/deploy";
+/// The registers of the machine's TPM.
+const TPM: &str = "/sys/class/tpm/tpm0/pcr-sha256";
 
 /// The state of this system.
 #[derive(Debug, Serialize)]
@@ -38,6 +40,8 @@ pub struct Status {
     secure_boot: String,
     /// The boot stub, by its own word, which whoever was root before may have forged.
     stub: Option<String>,
+    /// What the TPM has measured, if there is one.
+    pcrs: Option<Pcrs>,
     /// How much was checked before the pivot, by the configuration.
     check: Option<String>,
     bypasses: Vec<String>,
@@ -53,6 +57,16 @@ pub struct Status {
     deployments: Vec<Deployment>,
     /// What is not as it is in a sealed system.
     problems: Vec<String>,
+}
+
+/// The registers of a TPM that tell what was booted, in hexadecimal (SHA-256). With a quote of the TPM they are proof, for whoever
+/// knows which image should have been booted.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+struct Pcrs {
+    /// What the boot stub started, and how far the boot has come.
+    pcr11: String,
+    /// What was added to that: zeros if nothing was.
+    pcr12: String,
 }
 
 /// A mount in the kernel's words.
@@ -108,6 +122,7 @@ pub fn run() -> Result<Status, Failure> {
             .and_then(|firmware| firmware.secure_boot())
             .map_or_else(|error| chain(&error), |state| state.name().into()),
         stub: told(&["stub"]),
+        pcrs: Pcrs::read(Path::new(TPM)),
         check: told(&["policy", "policy.check", "value"]),
         bypasses: report.as_ref().map(|report| report.texts("bypasses")).unwrap_or_default(),
         not_kept: report.as_ref().and_then(|report| report.entries_of_etc("not_kept")),
@@ -162,6 +177,17 @@ fn deployments(booted: Option<ImageDigest>) -> Vec<Deployment> {
     digests.into_iter().map(deployment).collect()
 }
 
+impl Pcrs {
+    /// `None` where there is no TPM.
+    fn read(folder: &Path) -> Option<Self> {
+        let read = |number: &str| {
+            let value = fs::read_to_string(folder.join(number)).ok()?;
+            Some(value.trim_end().to_ascii_lowercase())
+        };
+        Some(Self { pcr11: read("11")?, pcr12: read("12")? })
+    }
+}
+
 impl MountPoint {
     fn new(point: &str, mount: Mount) -> Self {
         let Mount { filesystem, source, flags, options, .. } = mount;
@@ -190,6 +216,11 @@ impl Finding for Status {
         writeln!(text, "secure boot: {}", self.secure_boot)?;
         if let Some(stub) = &self.stub {
             writeln!(text, "boot stub:   {stub}, by its own word")?;
+        }
+        if let Some(Pcrs { pcr11, pcr12 }) = &self.pcrs {
+            writeln!(text, "PCR 11:      {}", printable(pcr11.as_bytes()))?;
+            let added = if pcr12.bytes().all(|digit| digit == b'0') { "nothing" } else { "something" };
+            writeln!(text, "PCR 12:      {} ({added} was added to the image)", printable(pcr12.as_bytes()))?;
         }
         for bypass in &self.bypasses {
             writeln!(text, "open:        {}", paint.bad(printable(bypass.as_bytes())))?;
