@@ -10,9 +10,10 @@ use alloc::boxed::Box;
 use alloc::format;
 use core::ffi::c_void;
 use core::ptr;
-use core::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicPtr, Ordering};
 
-use uefi::{Guid, Status};
+use sealroot_stub_rules::initrd::Initrd;
+use uefi::{Guid, Result, Status, StatusExt};
 use uefi_raw::protocol::device_path::DevicePathProtocol;
 use uefi_raw::protocol::media::LoadFile2Protocol;
 use uefi_raw::{Boolean, Handle};
@@ -28,35 +29,34 @@ static PATH: Path = Path([
 ]);
 
 /// What is handed out. The image's memory stays until Linux has taken it: nothing is copied twice.
-static CONTENT: AtomicPtr<u8> = AtomicPtr::new(ptr::null_mut());
-static LENGTH: AtomicUsize = AtomicUsize::new(0);
+static CONTENT: AtomicPtr<Initrd<'static>> = AtomicPtr::new(ptr::null_mut());
 
-/// Who would answer Linux.
-fn find() -> Result<Handle, Status> {
+/// Whose handle Linux would find, and the protocol that would answer it.
+fn find() -> Result<(Handle, *mut c_void)> {
     let mut path = ptr::from_ref(&PATH).cast::<DevicePathProtocol>();
     let mut handle = ptr::null_mut();
-    let find = crate::start::boot_services().locate_device_path;
+    let services = crate::start::boot_services();
     // SAFETY: the path has an end, and both pointers are to variables here.
-    match unsafe { find(&LoadFile2Protocol::GUID, &mut path, &mut handle) } {
-        Status::SUCCESS => Ok(handle),
-        status => Err(status),
-    }
+    unsafe { (services.locate_device_path)(&LoadFile2Protocol::GUID, &mut path, &mut handle) }.to_result()?;
+    let mut protocol = ptr::null_mut();
+    // SAFETY: the handle has just been found, and the pointer is to a variable here.
+    unsafe { (services.handle_protocol)(handle, &LoadFile2Protocol::GUID, &mut protocol) }.to_result()?;
+    Ok((handle, protocol))
 }
 
 /// Refuses if somebody else has registered an initramfs.
 pub fn refuse_foreign() {
     match find() {
-        Err(Status::NOT_FOUND) => {}
+        Err(error) if error.status() == Status::NOT_FOUND => {}
         Ok(_) => refuse("initrd: expected none beside the image's own, found one of the boot loader".into()),
-        Err(status) => refuse(format!("initrd: {status}")),
+        Err(error) => refuse(format!("initrd: {}", error.status())),
     }
 }
 
 /// Registers the initramfs, and makes sure that it is what Linux finds.
-pub fn register(content: &'static [u8]) {
-    CONTENT.store(content.as_ptr().cast_mut(), Ordering::Relaxed);
-    LENGTH.store(content.len(), Ordering::Relaxed);
-    let protocol = Box::leak(Box::new(LoadFile2Protocol { load_file }));
+pub fn register(content: Initrd<'static>) {
+    CONTENT.store(Box::leak(Box::new(content)), Ordering::Relaxed);
+    let protocol = ptr::from_mut(Box::leak(Box::new(LoadFile2Protocol { load_file }))).cast::<c_void>();
     let mut handle = ptr::null_mut();
     let install = crate::start::boot_services().install_multiple_protocol_interfaces;
     // SAFETY: both interfaces live until the machine stops, and a null ends the list. This call fails if somebody has registered the
@@ -67,15 +67,15 @@ pub fn register(content: &'static [u8]) {
             ptr::from_ref::<Guid>(&DevicePathProtocol::GUID),
             ptr::from_ref(&PATH).cast::<c_void>(),
             ptr::from_ref::<Guid>(&LoadFile2Protocol::GUID),
-            ptr::from_mut(protocol).cast::<c_void>(),
+            protocol.cast_const(),
             ptr::null::<c_void>(),
         )
     };
     if status != Status::SUCCESS {
         refuse(format!("initrd: expected to register the image's own, found {status}"));
     }
-    // A path that is the beginning of this one would be found, too.
-    if find() != Ok(handle) {
+    // A path that is the beginning of this one would be found, too, and whoever was told of this one may have put another in its place.
+    if !find().is_ok_and(|found| found == (handle, protocol)) {
         refuse("initrd: expected the image's own to be found, found another one".into());
     }
 }
@@ -93,12 +93,18 @@ unsafe extern "efiapi" fn load_file(
     }
     // SAFETY: a pointer of the caller's, or null.
     let Some(size) = (unsafe { size.as_mut() }) else { return Status::INVALID_PARAMETER };
-    let length = LENGTH.load(Ordering::Relaxed);
+    // SAFETY: null, or what was stored, which stays.
+    let Some(content) = (unsafe { CONTENT.load(Ordering::Relaxed).as_ref() }) else { return Status::NOT_FOUND };
+    let length = content.length();
     let room = core::mem::replace(size, length);
     if buffer.is_null() || room < length {
         return Status::BUFFER_TOO_SMALL;
     }
-    // SAFETY: the caller's buffer has that much room, and the image is elsewhere.
-    unsafe { ptr::copy_nonoverlapping(CONTENT.load(Ordering::Relaxed), buffer.cast::<u8>(), length) };
+    let mut end = buffer.cast::<u8>();
+    content.each(|piece| {
+        // SAFETY: the caller's buffer has room for all pieces, and the image is elsewhere.
+        unsafe { ptr::copy_nonoverlapping(piece.as_ptr(), end, piece.len()) };
+        end = end.wrapping_add(piece.len());
+    });
     Status::SUCCESS
 }

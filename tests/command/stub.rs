@@ -28,6 +28,13 @@ fn it_adds_nothing() {
     assert!(text.lines().any(|line| line == "stub:         sealroot-stub, which adds nothing"), "{text}");
 }
 
+/// Signed policies for the TPM, and microcode.
+#[test]
+fn what_the_stub_adds_to_the_initramfs() {
+    let found = Made::new().ours(kernel(), &[(".pcrpkey", b"key"), (".pcrsig", b"{}")]).asked(&[]);
+    assert_eq!((found.problems(), found.warnings()), (vec![], vec![]));
+}
+
 /// Each is what the stub says before it starts anything.
 #[test]
 fn what_the_stub_refuses() {
@@ -42,9 +49,9 @@ fn what_the_stub_refuses() {
         ["boot stub: section '.osrel': expected one, found more"]
     );
     assert_eq!(
-        problems(Made::new().ours(kernel(), &[(".pcrsig", b"x")])),
+        problems(Made::new().ours(kernel(), &[(".dtb", b"x")])),
         [
-            "boot stub: section '.pcrsig': expected none, since this stub does not use it (secrets are bound to PCR 11 itself)"
+            "boot stub: section '.dtb': expected none, since this stub does not use it (the devicetree is the firmware's)"
         ]
     );
     assert_eq!(

@@ -8,6 +8,7 @@
 #![forbid(unsafe_code)]
 
 pub mod command_line;
+pub mod initrd;
 pub mod kernel;
 pub mod payload;
 pub mod pe;

@@ -1,9 +1,10 @@
 //! The parts of an image that the stub is a part of: each once, all that is needed, nothing that nobody uses.
 //!
 //! A section that the stub does not know is refused. If it were ignored, the machine would start something else than what its
-//! builder signed, such as a system without its microcode.
+//! builder signed, such as a system with another devicetree.
 
 use crate::command_line;
+use crate::initrd::Initrd;
 use crate::kernel::Kernel;
 use crate::pe::{Name, Pe, Section, part};
 use crate::problem::Problem;
@@ -12,18 +13,27 @@ use crate::problem::Problem;
 const OWN: [&str; 6] = [".text", ".rdata", ".data", ".pdata", ".reloc", ".eh_fram"];
 
 /// What a builder adds, in the order in which systemd-stub(7) measures it, and whether it must be there.
-const PARTS: [(&str, bool); 6] =
-    [(".linux", true), (".osrel", true), (".cmdline", true), (".initrd", true), (".uname", false), (".sbat", false)];
+const PARTS: [(&str, bool); 9] = [
+    (".linux", true),
+    (".osrel", true),
+    (".cmdline", true),
+    (".initrd", true),
+    (".ucode", false),
+    (".uname", false),
+    (".sbat", false),
+    (".pcrsig", false),
+    (".pcrpkey", false),
+];
 const LINUX: usize = 0;
 const CMDLINE: usize = 2;
 const INITRD: usize = 3;
+const MICROCODE: usize = 4;
+const SIGNATURE: usize = 7;
+const PUBLIC_KEY: usize = 8;
 
 /// What systemd-stub knows and this stub does not use, and what a builder does in its place.
-const NOT_SUPPORTED: [(&str, &str); 10] = [
-    (".ucode", "microcode is the first of the initramfs"),
+const NOT_SUPPORTED: [(&str, &str); 7] = [
     (".profile", "each profile is an image of its own"),
-    (".pcrsig", "secrets are bound to PCR 11 itself"),
-    (".pcrpkey", "secrets are bound to PCR 11 itself"),
     (".dtb", "the devicetree is the firmware's"),
     (".dtbauto", "the devicetree is the firmware's"),
     (".hwids", "the devicetree is the firmware's"),
@@ -47,7 +57,7 @@ pub struct Payload<'a> {
     parts: [Option<&'a [u8]>; PARTS.len()],
     kernel: Kernel<'a>,
     command_line: &'a [u8],
-    initrd: &'a [u8],
+    initrd: Initrd<'a>,
 }
 
 impl<'a> Payload<'a> {
@@ -85,18 +95,21 @@ impl<'a> Payload<'a> {
             }
         }
         // They are there, or this is not reached.
-        let [linux, cmdline, initrd] = [LINUX, CMDLINE, INITRD].map(|index| parts.get(index).copied().flatten());
+        let part = |index: usize| parts.get(index).copied().flatten();
+        let [linux, cmdline, own] = [LINUX, CMDLINE, INITRD].map(|index| part(index).unwrap_or_default());
+        let [microcode, signature, public_key] = [MICROCODE, SIGNATURE, PUBLIC_KEY].map(part);
         Ok(Self {
             parts,
-            command_line: command_line::parse(cmdline.unwrap_or_default())?,
-            kernel: Kernel::parse(linux.unwrap_or_default(), pe.machine)?,
-            initrd: initrd.unwrap_or_default(),
+            command_line: command_line::parse(cmdline)?,
+            kernel: Kernel::parse(linux, pe.machine)?,
+            initrd: Initrd { microcode, own, signature, public_key },
         })
     }
 
-    /// What goes into PCR 11: names and contents, in their order.
+    /// What goes into PCR 11: names and contents, in their order. A signature of PCR 11 cannot be in it.
     pub fn measured(&self) -> impl Iterator<Item = (&'static str, &'a [u8])> {
-        PARTS.iter().zip(self.parts).filter_map(|((name, _), part)| Some((*name, part?)))
+        let parts = PARTS.iter().zip(self.parts).enumerate().filter(|(index, _)| *index != SIGNATURE);
+        parts.filter_map(|(_, ((name, _), part))| Some((*name, part?)))
     }
 
     /// The kernel.
@@ -110,7 +123,7 @@ impl<'a> Payload<'a> {
     }
 
     /// The initramfs.
-    pub fn initrd(&self) -> &'a [u8] {
+    pub fn initrd(&self) -> Initrd<'a> {
         self.initrd
     }
 }
@@ -152,11 +165,29 @@ mod tests {
         for (image, layout) in [(sample.build(), Layout::File), (sample.load(), Layout::Memory)] {
             let payload = Payload::read(&image, layout).unwrap();
             assert_eq!(payload.command_line(), b"root=x composefs=y");
-            assert_eq!(payload.initrd(), b"the initramfs");
+            assert_eq!(payload.initrd(), Initrd { own: b"the initramfs", ..Initrd::default() });
             let names: Vec<_> = payload.measured().map(|(name, _)| name).collect();
             assert_eq!(names, [".linux", ".osrel", ".cmdline", ".initrd", ".uname", ".sbat"]);
             // Measured as it is in the section.
             assert!(payload.measured().any(|(name, part)| name == ".cmdline" && part == b"root=x composefs=y\n"));
+        }
+    }
+
+    /// A signature of PCR 11 is not measured into it; its key is, as systemd-measure(1) calculates.
+    #[test]
+    fn for_signed_policies_and_microcode() {
+        let sample = uki().section(".pcrpkey", b"key").section(".pcrsig", b"{}").section(".ucode", b"micro");
+        for (image, layout) in [(sample.build(), Layout::File), (sample.load(), Layout::Memory)] {
+            let payload = Payload::read(&image, layout).unwrap();
+            let names: Vec<_> = payload.measured().map(|(name, _)| name).collect();
+            assert_eq!(names, [".linux", ".osrel", ".cmdline", ".initrd", ".ucode", ".pcrpkey"]);
+            let expected = Initrd {
+                microcode: Some(b"micro"),
+                own: b"the initramfs",
+                signature: Some(b"{}"),
+                public_key: Some(b"key"),
+            };
+            assert_eq!(payload.initrd(), expected);
         }
     }
 
@@ -172,8 +203,8 @@ mod tests {
             "section '.surpris': expected none that this stub does not know"
         );
         assert_eq!(
-            reason(&uki().section(".ucode", b"x")),
-            "section '.ucode': expected none, since this stub does not use it (microcode is the first of the initramfs)"
+            reason(&uki().section(".dtb", b"x")),
+            "section '.dtb': expected none, since this stub does not use it (the devicetree is the firmware's)"
         );
         for (name, _) in NOT_SUPPORTED {
             let prefix = format!("section '{name}': expected none, since this stub does not use it (");

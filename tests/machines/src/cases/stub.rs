@@ -147,16 +147,6 @@ fn boots() -> Vec<Boot> {
             "section '.strange': expected none that this stub does not know",
         ),
         refused(
-            "microcode",
-            &["--section=.ucode:x"],
-            "section '.ucode': expected none, since this stub does not use it (microcode is the first of the initramfs)",
-        ),
-        refused(
-            "signature_for_pcrs",
-            &["--section=.pcrsig:x"],
-            "section '.pcrsig': expected none, since this stub does not use it (secrets are bound to PCR 11 itself)",
-        ),
-        refused(
             "devicetree",
             &["--section=.dtb:x"],
             "section '.dtb': expected none, since this stub does not use it (the devicetree is the firmware's)",
