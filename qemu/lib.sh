@@ -276,28 +276,31 @@ build_stub() {
   rm -r "$1/unpacked"
 }
 
-# stub_version SUITE: of the package that has it.
-stub_version() {
-  private_apt "$1" apt-cache show --no-all-versions systemd-boot-efi | sed -n 's/^Version: //p'
+# package_version ARCHIVE PACKAGE
+package_version() {
+  private_apt "$1" apt-cache show --no-all-versions "$2" | sed -n 's/^Version: //p'
 }
 
-# boot_stub NAME: prints the path of a boot stub: `sealroot` is the project's own, `systemd` the Debian root's own, which ukify takes by
-# itself (no path), and else that of another Debian's systemd, by the name of its suite.
+# boot_stub NAME [TARGET]: prints the path of a boot stub: `sealroot` is the project's own, for that target, `mutant:NAME` a mutant of it
+# (qemu/stub), `systemd` the Debian root's own, which ukify takes by itself (no path), and else that of another Debian's systemd, by
+# the name of its suite.
 boot_stub() {
   case "$1" in
-    sealroot) "$qemu_dir/stub" ;;
+    sealroot) "$qemu_dir/stub" "${@:2}" ;;
+    mutant:*) "$qemu_dir/stub" --mutant "${1#mutant:}" ;;
     systemd) ;;
     *) echo "$(cached stub "$(key_of "$(declare -f build_stub)" \
-      "$(remembered "resolved/stub-$1" no stub_version "$1")")" build_stub "$1")/linuxx64.efi.stub" ;;
+      "$(remembered "resolved/stub-$1" no package_version "$1" systemd-boot-efi)")" build_stub "$1")/linuxx64.efi.stub" ;;
   esac
 }
 
-# sign_with_the_test_key PROGRAM TO: signs a program for UEFI with the test key of Debian's ovmf package.
+# sign_with_the_test_key PROGRAM TO [FOLDER]: signs a program for UEFI with the test key of Debian's ovmf package, or with one in a
+# folder of qemu/firmware.
 sign_with_the_test_key() {
-  local key
+  local key pair="${3:-/usr/share/ovmf}/PkKek-1-snakeoil"
   key="$(mktemp "$cache_dir/tmp/key.XXXXXX")"
-  openssl rsa -in /usr/share/ovmf/PkKek-1-snakeoil.key -passin pass:snakeoil -out "$key" 2>/dev/null
-  with_progress "signing ${1##*/}" sbsign --key "$key" --cert /usr/share/ovmf/PkKek-1-snakeoil.pem --output "$2" "$1"
+  openssl rsa -in "$pair.key" -passin pass:snakeoil -out "$key" 2>/dev/null
+  with_progress "signing ${1##*/}" sbsign --key "$key" --cert "$pair.pem" --output "$2" "$1"
   rm "$key"
 }
 

@@ -13,7 +13,7 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use machines::builders::{self, built};
 use machines::disk::{Change, Disk};
-use machines::firmware::Firmware;
+use machines::firmware::{self, Firmware};
 use machines::native::{Drive, Native};
 use machines::process::{self, Ended};
 
@@ -68,6 +68,8 @@ fn boot(kind: Kind, kernel: &str, root: Root) -> Result<Boot> {
         Kind::Emulated => {
             disk.change(&Change::OnEsp(root.uki()?, "EFI/BOOT/BOOTX64.EFI".to_owned()))?;
             Firmware {
+                kind: firmware::Kind::Installed,
+                forbidden: None,
                 disk: &disk,
                 secure_boot: true,
                 reboots: false,

@@ -1,26 +1,63 @@
-//! Machines with UEFI firmware and Secure Boot: QEMU and OVMF.
+//! Machines with UEFI firmware and Secure Boot: QEMU, and OVMF or AAVMF.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail, ensure};
 
+use crate::builders::built;
 use crate::disk::{self, Disk};
 use crate::emulated;
 
-const FIRMWARE: &str = "/usr/share/OVMF";
+/// Which firmware a machine has, each of Debian.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// This machine's own.
+    Installed,
+    /// One of `qemu/firmware`, for x86-64.
+    Other(&'static str),
+    /// One of `qemu/firmware`, for arm64.
+    Arm64,
+}
+
+impl Kind {
+    /// Its name for scripts, if it is one of theirs.
+    pub fn name(self) -> Option<&'static str> {
+        match self {
+            Self::Installed => None,
+            Self::Other(name) => Some(name),
+            Self::Arm64 => Some("arm64"),
+        }
+    }
+
+    /// The firmware, and its variables with keys or without.
+    fn files(self, secure_boot: bool) -> Result<[PathBuf; 2]> {
+        let Some(name) = self.name() else {
+            let folder = Path::new("/usr/share/OVMF");
+            let variables = if secure_boot { "OVMF_VARS_4M.snakeoil.fd" } else { "OVMF_VARS_4M.fd" };
+            return Ok(["OVMF_CODE_4M.secboot.fd", variables].map(|file| folder.join(file)));
+        };
+        let folder = built("firmware", &[name])?;
+        let variables = if secure_boot { "variables-with-keys.fd" } else { "variables.fd" };
+        Ok(["code.fd", variables].map(|file| folder.join(file)))
+    }
+}
 
 /// One start of a machine with firmware. Its variables are a fresh copy each time.
 #[derive(Debug)]
 pub struct Firmware<'a> {
+    /// Its firmware.
+    pub kind: Kind,
     /// What it boots from.
     pub disk: &'a Disk,
     /// Whether the firmware has keys, those of Debian's test key pair, and so Secure Boot on.
     pub secure_boot: bool,
     /// Goes on when the machine restarts.
     pub reboots: bool,
+    /// What takes the place of the list of forbidden programs, `dbx`, which has one digest.
+    pub forbidden: Option<Vec<u8>>,
     /// Variables that outlive a restart: whose they are, their names and their content.
     pub variables: &'a [(Vendor, &'static str, &'static str)],
     /// SMBIOS strings of type 11, as whoever sets up the machine can give them.
@@ -63,29 +100,32 @@ impl Firmware<'_> {
     /// # Errors
     /// The firmware is missing.
     pub fn command(&self, limit: Duration) -> Result<Command> {
-        let variables = if self.secure_boot { "OVMF_VARS_4M.snakeoil.fd" } else { "OVMF_VARS_4M.fd" };
+        let [code, from] = self.kind.files(self.secure_boot)?;
         let own = self.scratch.join("variables");
-        let from = Path::new(FIRMWARE).join(variables);
         let mut store = fs::read(&from).with_context(|| format!("{} (Debian's package ovmf)", from.display()))?;
         for (vendor, name, content) in self.variables {
             add_variable(&mut store, *vendor, name, content)?;
         }
+        if let Some(list) = &self.forbidden {
+            forbid(&mut store, list)?;
+        }
         fs::write(&own, store).with_context(|| own.display().to_string())?;
         let mut command = Command::new("timeout");
-        command.args(["--foreground", "-k", "5", &(limit.as_secs() + 10).to_string(), "qemu-system-x86_64"]);
-        command.args([
-            "-M",
-            "q35,smm=on,sata=off,smbus=off",
-            "-global",
-            "driver=cfi.pflash01,property=secure,value=on",
-        ]);
-        command.args(emulated::processor(1, false)).args(["-m", "2048", "-nodefaults", "-no-user-config"]);
-        command.args(["-display", "none"]);
+        command.args(["--foreground", "-k", "5", &(limit.as_secs() + 10).to_string()]);
+        if self.kind == Kind::Arm64 {
+            command.args(["qemu-system-aarch64", "-M", "virt", "-accel", "tcg,thread=multi"]);
+            command.args(["-cpu", "max,pauth-impdef=on", "-smp", "1"]);
+        } else {
+            command.args(["qemu-system-x86_64", "-M", "q35,smm=on,sata=off,smbus=off"]);
+            command.args(["-global", "driver=cfi.pflash01,property=secure,value=on"]);
+            command.args(emulated::processor(1, false));
+        }
+        command.args(["-m", "2048", "-nodefaults", "-no-user-config", "-display", "none"]);
         if !self.reboots {
             command.arg("-no-reboot");
         }
         let flash = |unit: u32, file: String| format!("if=pflash,format=raw,unit={unit},file={file}");
-        command.args(["-drive", &flash(0, format!("{FIRMWARE}/OVMF_CODE_4M.secboot.fd,readonly=on"))]);
+        command.args(["-drive", &flash(0, format!("{},readonly=on", code.display()))]);
         command.args(["-drive", &flash(1, own.display().to_string())]);
         command.args(["-drive", &format!("file={},format=raw,if=virtio,cache=unsafe", self.disk.path().display())]);
         command.args([
@@ -129,23 +169,48 @@ impl Firmware<'_> {
     }
 }
 
+/// `AUTHENTICATED_VARIABLE_HEADER` of edk2's `VariableFormat.h`, in bytes.
+const HEADER: usize = 60;
+
+/// Where the first variable of a store is: behind the headers of the firmware volume and of the store itself.
+fn first_variable(store: &[u8]) -> usize {
+    usize::from(u16::from_le_bytes([store[48], store[49]])) + 28
+}
+
+/// The length of a variable's name and of its content; `None` behind the last variable.
+fn lengths(store: &[u8], at: usize) -> Result<Option<[usize; 2]>> {
+    let field =
+        |at: usize| usize::try_from(u32::from_le_bytes(store[at..at + 4].try_into()?)).map_err(anyhow::Error::from);
+    Ok(if store[at..at + 2] == [0xaa, 0x55] { Some([field(at + 36)?, field(at + 40)?]) } else { None })
+}
+
+fn text(text: &str) -> Vec<u8> {
+    text.encode_utf16().chain([0]).flat_map(u16::to_le_bytes).collect()
+}
+
+/// Puts a list of forbidden programs in the place of the one that is there, which must be as long.
+fn forbid(store: &mut [u8], list: &[u8]) -> Result<()> {
+    let name = text("dbx");
+    let mut at = first_variable(store);
+    while let Some([name_length, length]) = lengths(store, at)? {
+        let content = at + HEADER + name_length;
+        if store[at + HEADER..content] == name {
+            ensure!(length == list.len(), "dbx: expected {} bytes, found {length}", list.len());
+            store[content..content + length].copy_from_slice(list);
+            return Ok(());
+        }
+        at += (HEADER + name_length + length).next_multiple_of(4);
+    }
+    bail!("the firmware has no variable dbx")
+}
+
 /// Adds a variable to a store of OVMF's, as the firmware itself would for whoever sets it: it outlives a restart.
-///
-/// Source: `AUTHENTICATED_VARIABLE_HEADER` of edk2's `VariableFormat.h`.
 fn add_variable(store: &mut [u8], vendor: Vendor, name: &str, content: &str) -> Result<()> {
-    /// The firmware volume's header is in front of the store's, which is this long.
-    const STORE_HEADER: usize = 28;
-    const HEADER: usize = 60;
-    let text = |text: &str| text.encode_utf16().chain([0]).flat_map(u16::to_le_bytes).collect::<Vec<_>>();
     let (name, content) = (text(name), text(content));
     let length = |bytes: &[u8]| anyhow::Ok(u32::try_from(bytes.len())?.to_le_bytes());
-    let volume_header = u16::from_le_bytes([store[48], store[49]]);
-    let mut at = usize::from(volume_header) + STORE_HEADER;
-    let field = |store: &[u8], at: usize| {
-        usize::try_from(u32::from_le_bytes(store[at..at + 4].try_into()?)).map_err(anyhow::Error::from)
-    };
-    while store[at..at + 2] == [0xaa, 0x55] {
-        at += (HEADER + field(store, at + 36)? + field(store, at + 40)?).next_multiple_of(4);
+    let mut at = first_variable(store);
+    while let Some([name_length, length]) = lengths(store, at)? {
+        at += (HEADER + name_length + length).next_multiple_of(4);
     }
     let mut variable = vec![0xaa, 0x55, 0x3f, 0];
     // Non-volatile, for boot services and at run time.

@@ -15,7 +15,7 @@ use crate::archive::{self, Archive};
 use crate::builders;
 use crate::console::{Console, Until};
 use crate::disk::{self, Block, Change, Disk};
-use crate::firmware::Firmware;
+use crate::firmware::{Firmware, Kind};
 use crate::native::{Drive, Native};
 use crate::process;
 
@@ -86,6 +86,8 @@ impl Scenario {
                 }
                 let (secure_boot, reboots) = (self.secure_boot, self.reboots);
                 let machine = Firmware {
+                    kind: Kind::Installed,
+                    forbidden: None,
                     disk: &disk,
                     secure_boot,
                     reboots,
