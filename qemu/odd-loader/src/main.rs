@@ -6,6 +6,7 @@
 //! - `initrd-replaced`: as soon as the image registers an initramfs, it is replaced under the same handle
 //! - `options`: load options that are a command line
 //! - `long-options`: the same, of 64 KiB
+//! - `watch-reset`: whoever restarts the machine, what is in PCR 11 is said first
 //! - `from-memory`: the image is a part of no file and no device
 #![no_main]
 #![no_std]
@@ -13,6 +14,7 @@
 extern crate alloc;
 
 mod initrd;
+mod reset;
 
 use alloc::boxed::Box;
 use alloc::format;
@@ -61,6 +63,9 @@ fn start() -> Result<(), String> {
     }
     if has("initrd-replaced") {
         initrd::wait(initrd::replace).map_err(said("initrd"))?;
+    }
+    if has("watch-reset") {
+        reset::watch();
     }
     let image = if has("from-memory") {
         let content = read(IMAGE)?;

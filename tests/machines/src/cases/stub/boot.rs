@@ -84,6 +84,8 @@ pub enum Expected {
     Runs(fn(&Console, &Path) -> Vec<String>),
     /// The stub says this line, and nothing is started.
     Refused(&'static str),
+    /// The stub says this line, and when it restarts the machine, this is in PCR 11.
+    RefusedWith(&'static str, &'static str),
     /// The firmware starts nothing.
     RefusedByFirmware,
 }
@@ -148,7 +150,8 @@ impl Boot {
             tpm: self.tpm,
             scratch: scratch.path(),
         };
-        let mut heard = Until::new(if self.reboots { ends_for_good } else { ends });
+        let restarts = self.reboots || matches!(self.expected, Expected::RefusedWith(..));
+        let mut heard = Until::new(if restarts { ends_for_good } else { ends });
         let log = builders::logs("stub")?.join(format!("firmware-{}.log", self.name));
         let mut file = fs::File::create(&log).with_context(|| log.display().to_string())?;
         let ended = process::run(machine.command(LIMIT)?.into(), LIMIT, &mut file, &mut heard)?;
@@ -221,6 +224,11 @@ impl Boot {
             Expected::Refused(reason) => {
                 let line = format!("sealroot-stub: boot refused: {reason}; restart in 10 s");
                 (missing(&line).into_iter().chain(nothing()).collect(), line)
+            }
+            Expected::RefusedWith(reason, events) => {
+                let line = format!("sealroot-stub: boot refused: {reason}; restart in 10 s");
+                let last = format!("odd-loader: in PCR 11: {events}");
+                (missing(&line).into_iter().chain(missing(&last)).chain(nothing()).collect(), last)
             }
             Expected::RefusedByFirmware => {
                 // The firmware writes it so, and systemd-boot "Access denied".

@@ -37,10 +37,14 @@ const ADDED: Boot = Boot {
     ..BOOT
 };
 
+const FOREIGN: &str = "initrd: expected none beside the image's own, found one of the boot loader";
+/// What the stub measures when it refuses.
+const CLOSED: &str = "sealroot-stub:refused";
+
 const LOADERS_INITRD: Boot = Boot {
     start: Start::Entry("linux /EFI/image.efi\ninitrd /planted.cpio\n"),
     files: &[("planted.cpio", File::Initrd)],
-    expected: Expected::Refused("initrd: expected none beside the image's own, found one of the boot loader"),
+    expected: Expected::Refused(FOREIGN),
     ..BOOT
 };
 
@@ -98,7 +102,9 @@ fn boots() -> Vec<Boot> {
             image: &["--measure", "--pcr-key", "--microcode"],
             tpm: true,
             expected: Expected::Runs(|console, folder| {
-                [measured(console, folder), for_systemd(console, folder)].concat()
+                let files = "/.extra/tpm2-pcr-public-key.pem /.extra/tpm2-pcr-signature.json /dev/console /efivarfs.ko \
+                    /init /kernel/x86/microcode/none ";
+                [measured(console, folder), for_systemd(console, folder), unlike(console, &[("files", files)])].concat()
             }),
             ..BOOT
         },
@@ -211,7 +217,7 @@ fn elsewhere() -> Vec<Boot> {
 const ODD: Boot = Boot { files: &[("planted.cpio", File::WholeInitrd)], ..BOOT };
 
 fn odd_boots() -> Vec<Boot> {
-    let foreign = Expected::Refused("initrd: expected none beside the image's own, found one of the boot loader");
+    let foreign = Expected::Refused(FOREIGN);
     let another = Expected::Refused("initrd: expected the image's own to be found, found another one");
     let odd = |name, words, expected| Boot { name, start: Start::Odd(words), expected, ..ODD };
     vec![
@@ -220,6 +226,10 @@ fn odd_boots() -> Vec<Boot> {
         odd("two_initrds", "initrd initrd-on-an-empty-path", foreign),
         odd("initrd_that_comes_later", "initrd-later", another),
         odd("initrd_that_is_replaced", "initrd-replaced", another),
+        Boot {
+            tpm: true,
+            ..odd("refusal_closes_pcr_11", "initrd watch-reset", Expected::RefusedWith(FOREIGN, CLOSED))
+        },
         odd("options_of_the_loader", "options", Expected::Runs(unchanged)),
         odd("options_of_64_kib", "long-options", Expected::Runs(unchanged)),
         odd(
@@ -253,6 +263,11 @@ fn mutants() -> Vec<Boot> {
             "options",
             Expected::Runs(|console, _| unlike(console, &[("cmdline", &format!("{LINE} {LINE_OF_THE_LOADER}"))])),
         ),
+        Boot {
+            image: &["--stub", "mutant:pcr-11-open"],
+            tpm: true,
+            ..odd("mutant_refusal_closes_pcr_11", &[], "initrd watch-reset", Expected::RefusedWith(FOREIGN, "nothing"))
+        },
         Boot {
             name: "mutant_section_that_is_unknown",
             image: &["--stub", "mutant:ignored-section", "--section=.strange:x"],
