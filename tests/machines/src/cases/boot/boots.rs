@@ -53,6 +53,24 @@ pub fn boots() -> Vec<Scenario> {
             .prepared()
             .kargs(&["composefs.digest=v1-sha512-12:{PREPARED}"])
             .comes(Expected::SealedWith("PREPARED")),
+        // What bootc installs: no root=, and further partitions that nobody asked for. By the line that `sealroot karg --for bootc
+        // --sealed` prints, the generator finds the root and mounts no other.
+        sealed("root_found_by_its_type")
+            .firmware_only()
+            .root("none")
+            .and_karg("rd.systemd.gpt_auto=yes")
+            .further_partitions()
+            .must("report", ".*\"bypasses\":\\[\"writable-etc\",\"writable-var\"\\].*")
+            .never_says("Mounted home.mount")
+            .never_says("Mounted srv.mount"),
+        // The same by systemd's own ways, which has the partition's flag say that the filesystem grows, in the booted system.
+        sealed("root_that_grows_by_its_flag")
+            .firmware_only()
+            .root("none")
+            .and_karg("systemd.gpt_auto=yes")
+            .larger_partition()
+            .says("Finished systemd-growfs-root.servi")
+            .grown(),
         // A builder who ships one root in two formats says so; the first whose image exists is used.
         sealed("alternatives")
             .native_only()
